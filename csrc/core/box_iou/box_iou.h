@@ -1,0 +1,24 @@
+// box_iou: IoU of every pair of boxes.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "core/parallel.h"
+#include "core/simd.h"
+#include "core/status.h"
+
+namespace fastrpn {
+
+struct BoxIouArgs {
+  DType dtype;
+  const void* boxes1;  // [n, 4] xyxy
+  const void* boxes2;  // [m, 4] xyxy
+  int64_t n, m;
+  void* iou;  // [n, m]
+};
+
+FASTRPN_DECLARE_CPU(void, box_iou_cpu, const BoxIouArgs& args, const ParallelFor& parallel_for);
+Status box_iou_cuda(const BoxIouArgs& args, Stream stream);
+
+}  // namespace fastrpn

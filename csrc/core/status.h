@@ -1,0 +1,13 @@
+// What a CUDA launch function returns: null when everything was queued, else a message with static lifetime
+// (cudaGetErrorString). Launch functions take the stream as CUDA's opaque pointer, so that headers need no
+// CUDA.
+#pragma once
+
+struct CUstream_st;
+
+namespace fastrpn {
+
+using Stream = CUstream_st*;
+using Status = const char*;
+
+}  // namespace fastrpn
