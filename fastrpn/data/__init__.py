@@ -1,0 +1,17 @@
+"""Data sets, loading, and the synthetic data set of the demo."""
+
+from .errors import BadDataError
+from .image_io import image_to_array, image_to_tensor, read_image, write_image
+from .synthetic import SYNTHETIC_CLASSES, generate_synthetic
+from .voc import VOCDataset
+
+__all__ = [
+    "SYNTHETIC_CLASSES",
+    "BadDataError",
+    "VOCDataset",
+    "generate_synthetic",
+    "image_to_array",
+    "image_to_tensor",
+    "read_image",
+    "write_image",
+]

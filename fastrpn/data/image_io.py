@@ -1,0 +1,95 @@
+"""Images on disk, as arrays (uint8 [H,W,3] RGB) and as tensors (float32 [3,H,W] in 0..1)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from .errors import BadDataError
+
+# EXIF orientation is not applied: annotations count pixels as they are stored.
+_READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decodes an image file into uint8 [H,W,3] RGB.
+
+    Raises:
+        BadDataError: the file is missing, not an image, or a JPEG that ends too early (OpenCV
+            would fill the missing part with grey). The message names the file.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadDataError(f"{path}: cannot read the image ({error.strerror})") from error
+    if _is_truncated_jpeg(content):
+        raise BadDataError(f"{path}: the JPEG file is truncated")
+    image = _decode(content)
+    if image is None:
+        raise BadDataError(f"{path}: not an image that OpenCV can decode")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95) -> Path:
+    """Writes uint8 [H,W,3] RGB to `path` (format by suffix), whole or not at all."""
+    path = Path(path)
+    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix != ".png" else []
+    ok, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not ok:
+        raise ValueError(f"OpenCV could not encode an image of shape {image.shape} for {path}")
+    return write_atomically(path, encoded.tobytes())
+
+
+def write_atomically(path: str | Path, content: bytes) -> Path:
+    """Writes `content` to a temporary file beside `path` and renames it; makes the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)  # mkstemp's files are private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
+
+
+def image_to_tensor(image: np.ndarray) -> torch.Tensor:
+    """uint8 [H,W,3] -> contiguous float32 [3,H,W] in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)
+
+
+def image_to_array(image: torch.Tensor | np.ndarray) -> np.ndarray:
+    """The inverse of `image_to_tensor`; a uint8 [H,W,3] array passes through.
+
+    Raises:
+        ValueError: `image` is neither.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"image must be uint8 [H,W,3], got {image.dtype} {image.shape}")
+        return image
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"image must be [3,H,W], got {tuple(image.shape)}")
+    scaled = image.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return np.ascontiguousarray(scaled.permute(1, 2, 0).cpu().numpy())
+
+
+def _decode(content: bytes) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), _READ_FLAGS)
+    except cv2.error:  # an empty file, or a header that claims an impossible size
+        return None
+
+
+def _is_truncated_jpeg(content: bytes) -> bool:
+    """A JPEG needs its end marker behind its last scan (bytes in a scan never look like one)."""
+    return content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")

@@ -1,0 +1,1 @@
+"""Pictures: detections, proposals, anchors, curves."""

@@ -1,0 +1,195 @@
+"""The VOC reader: coordinates, difficult objects, and a clear error for every kind of bad file."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastrpn.data import BadDataError, VOCDataset, read_image, write_image
+
+
+def _object(name="cat", box=(1, 1, 10, 10), difficult=0):
+    corners = "".join(
+        f"<{tag}>{value}</{tag}>"
+        for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+    )
+    return (
+        f"<object><name>{name}</name><difficult>{difficult}</difficult>"
+        f"<bndbox>{corners}</bndbox></object>"
+    )
+
+
+def _write_sample(root, name, *objects, size=(20, 30)):
+    image = np.random.default_rng(len(name)).integers(0, 256, (*size, 3), np.uint8)
+    write_image(root / "JPEGImages" / f"{name}.jpg", image)
+    folder = root / "Annotations"
+    folder.mkdir(exist_ok=True)
+    text = f"<annotation>{''.join(objects)}</annotation>"
+    (folder / f"{name}.xml").write_text(text)
+
+
+def _write_set(root, names, image_set="train"):
+    path = root / "ImageSets" / "Main" / f"{image_set}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}\n" for name in names))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three good images; the tests break the one called "b"."""
+    _write_sample(tmp_path, "a", _object("dog", (1, 1, 30, 20)))
+    _write_sample(tmp_path, "b", _object("cat", (3, 5, 10, 9), difficult=1), _object("dog"))
+    _write_sample(tmp_path, "c")
+    _write_set(tmp_path, "abc")
+    return tmp_path
+
+
+def test_coordinates_labels_and_difficult(root):
+    dataset = VOCDataset(root, "train")
+    assert dataset.classes == ["__background__", "cat", "dog"]  # sorted
+    image, target = dataset[1]
+    assert image.shape == (3, 20, 30) and image.dtype == torch.float32
+    assert 0 <= image.min() and image.max() <= 1
+    # 1-based with the last pixel included: columns 3..10 are the span [2, 10].
+    assert target["boxes"].tolist() == [[2, 4, 10, 9], [0, 0, 10, 10]]
+    assert target["boxes"].dtype == torch.float32
+    assert target["labels"].tolist() == [1, 2] and target["labels"].dtype == torch.int64
+    assert target["ignore"].tolist() == [True, False]
+    assert target["image_id"] == 1
+    assert dataset[0][1]["boxes"].tolist() == [[0, 0, 30, 20]]  # the whole image
+
+
+def test_images_are_rgb(tmp_path):
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 255
+    write_image(tmp_path / "red.png", red)
+    assert (read_image(tmp_path / "red.png") == red).all()
+
+
+def test_image_without_objects_has_empty_tensors(root):
+    _, target = VOCDataset(root, "train")[2]
+    assert target["boxes"].shape == (0, 4) and target["labels"].shape == (0,)
+
+
+def test_targets_are_copies(root):
+    dataset = VOCDataset(root, "train")
+    dataset[0][1]["boxes"].zero_()
+    assert dataset[0][1]["boxes"].tolist() == [[0, 0, 30, 20]]
+
+
+def test_classes_given_from_file_or_found(root):
+    given = VOCDataset(root, "train", classes=["__background__", "dog", "cat"])
+    assert given.classes == ["__background__", "dog", "cat"]
+    assert given[0][1]["labels"].tolist() == [1]
+    (root / "classes.txt").write_text("bird\ncat\ndog\n")
+    assert VOCDataset(root, "train").classes == ["__background__", "bird", "cat", "dog"]
+
+
+def test_object_of_a_zero_based_tool_is_clipped(root):
+    _write_sample(root, "b", _object("cat", (0, 0, 30, 20)))
+    assert VOCDataset(root, "train")[1][1]["boxes"].tolist() == [[0, 0, 30, 20]]
+
+
+def _break_jpeg(root):
+    (root / "JPEGImages" / "b.jpg").write_bytes(b"not a picture")
+
+
+def _empty_jpeg(root):
+    (root / "JPEGImages" / "b.jpg").write_bytes(b"")
+
+
+def _truncate_jpeg(root):
+    path = root / "JPEGImages" / "b.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def _remove_jpeg(root):
+    (root / "JPEGImages" / "b.jpg").unlink()
+
+
+def _remove_xml(root):
+    (root / "Annotations" / "b.xml").unlink()
+
+
+def _break_xml(root):
+    (root / "Annotations" / "b.xml").write_text("<annotation><object>")
+
+
+def _annotate(*objects, extra=""):
+    def change(root):
+        text = f"<annotation>{extra}{''.join(objects)}</annotation>"
+        (root / "Annotations" / "b.xml").write_text(text)
+
+    return change
+
+
+BAD = {
+    "b.jpg: cannot read": _remove_jpeg,
+    "b.jpg: not an image": _break_jpeg,
+    "b.jpg: not an image ": _empty_jpeg,
+    "b.jpg: the JPEG file is truncated": _truncate_jpeg,
+    "b.xml: cannot read": _remove_xml,
+    "b.xml: broken XML": _break_xml,
+    "b.xml: box 2, .* outside the 30x20 image": _annotate(_object(), _object(box=(5, 5, 32, 10))),
+    "b.xml: box 1, .* outside": _annotate(_object(box=(-1, 5, 12, 10))),
+    "b.xml: box 1, .* no positive": _annotate(_object(box=(10, 5, 9, 10))),
+    "b.xml: box 1, x 9 to 5, .* no positive": _annotate(_object(box=(10, 5, 5, 10))),
+    "b.xml: box 1, .* not finite": _annotate(_object(box=("nan", 5, 5, 10))),
+    "b.xml: object 1: <bndbox><xmax> is 'x'": _annotate(_object(box=(1, 1, "x", 10))),
+    "b.xml: object 1 has no <name>": _annotate(_object(name="")),
+    "b.xml: object 1 has no <bndbox><xmin>": _annotate("<object><name>cat</name></object>"),
+    "b.xml: unknown class 'cow'": _annotate(_object(name="cow")),
+    "b.xml: says height and width are .99, 30.": _annotate(
+        extra="<size><width>30</width><height>99</height></size>"
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_sample_stops_with_its_name(root, message):
+    BAD[message](root)
+    with pytest.raises(BadDataError, match=message.strip()):
+        VOCDataset(root, "train", classes=["cat", "dog"])
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_sample_is_skipped_and_counted(root, message):
+    BAD[message](root)
+    with pytest.warns(UserWarning, match="skipped 1 of 3 samples; the first: .*b[.]"):
+        dataset = VOCDataset(root, "train", classes=["cat", "dog"], on_bad_data="skip")
+    assert len(dataset.skipped) == 1 and f"{root}" in dataset.skipped[0]
+    assert [target["image_id"] for _, target in (dataset[0], dataset[1])] == [0, 2]
+
+
+def test_image_that_breaks_later_still_names_the_file(root):
+    dataset = VOCDataset(root, "train")
+    _break_jpeg(root)
+    with pytest.raises(BadDataError, match="b.jpg"):
+        dataset[1]
+
+
+def test_missing_image_set_lists_the_others(root):
+    with pytest.raises(BadDataError, match=r"test\.txt: no such image set \(there are: train\)"):
+        VOCDataset(root, "test")
+
+
+def test_empty_data_sets(root):
+    _write_set(root, [], "none")
+    with pytest.raises(BadDataError, match="none.txt: empty data set"):
+        VOCDataset(root, "none")
+    _write_set(root, ["lost"], "lost")
+    with pytest.raises(BadDataError, match="empty data set"), pytest.warns(UserWarning):
+        VOCDataset(root, "lost", classes=["cat"], on_bad_data="skip")
+
+
+def test_classes_cannot_be_found_without_an_object(root):
+    _write_set(root, ["c"], "empty")
+    with pytest.raises(BadDataError, match="no object in 'empty'"):
+        VOCDataset(root, "empty")
+    assert len(VOCDataset(root, "empty", classes=["cat"])) == 1
+
+
+def test_bad_arguments(root):
+    with pytest.raises(ValueError, match="on_bad_data.*'ignore'"):
+        VOCDataset(root, "train", on_bad_data="ignore")
+    with pytest.raises(ValueError, match="classes"):
+        VOCDataset(root, "train", classes=["cat", "cat"])
