@@ -1,0 +1,55 @@
+#include "torch/tensor.h"
+
+#include <vector>
+
+namespace fastrpn {
+
+DType dtype_of(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Half:
+      return DType::float16;
+    case ScalarType::BFloat16:
+      return DType::bfloat16;
+    case ScalarType::Float:
+      return DType::float32;
+    case ScalarType::Double:
+      return DType::float64;
+    default:
+      STD_TORCH_CHECK(false, name, " must be float16, bfloat16, float32 or float64");
+  }
+}
+
+void check_same_device(const Tensor& a, const char* a_name, const Tensor& b, const char* b_name) {
+  STD_TORCH_CHECK(a.device() == b.device(), a_name, " and ", b_name, " must be on the same device");
+}
+
+Tensor new_empty_tensor(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor& like,
+                        bool channels_last) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::empty({sizes.begin(), sizes.size()}, dtype, std::nullopt, like.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+bool is_channels_last(const Tensor& tensor) {
+  if (tensor.dim() != 4 || tensor.is_contiguous()) return false;
+  const int64_t channels = tensor.size(1), height = tensor.size(2), width = tensor.size(3);
+  return tensor.stride(1) == 1 && tensor.stride(3) == channels && tensor.stride(2) == width * channels &&
+         (tensor.size(0) <= 1 || tensor.stride(0) == height * width * channels);
+}
+
+Tensor as_contiguous(const Tensor& tensor, bool channels_last) {
+  if (channels_last ? is_channels_last(tensor) : tensor.is_contiguous()) return tensor;
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::contiguous(tensor,
+                                   channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+ParallelFor torch_parallel_for() {
+  return {[](int64_t size, int64_t grain, ParallelFor::Body body, void* context) {
+            torch::stable::parallel_for(0, size, grain,
+                                        [=](int64_t begin, int64_t end) { body(context, begin, end); });
+          },
+          static_cast<int>(torch::stable::get_num_threads())};
+}
+
+}  // namespace fastrpn
