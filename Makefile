@@ -1,0 +1,35 @@
+# make demo | make test | make lint: each makes .venv on first use and installs what it needs, once.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+NATIVE := CMakeLists.txt setup.py build_backend.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/fastrpn demo --output demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/pre-commit run --all-files
+
+# Torch comes first and by itself: the build then finds it and downloads no second one.
+$(VENV)/.torch:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "fastrpn needs Python 3.10 or newer: make PYTHON=python3.x"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install torch torchvision
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(NATIVE)
+	$(BIN)/python -m pip install --editable '.[test]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf build dist demo *.egg-info fastrpn/*.so
