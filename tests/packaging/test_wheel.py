@@ -1,0 +1,122 @@
+"""The wheel: what is in it, what it links to, and that one build runs under old and new torch."""
+
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, clean_environment, run
+from elftools.elf.elffile import ELFFile
+
+pytestmark = pytest.mark.packaging
+SMOKE = Path(__file__).with_name("smoke.py")
+
+
+def elf(path: Path) -> tuple[list[str], list[str]]:
+    """(NEEDED libraries, undefined dynamic symbols) of a shared library."""
+    with path.open("rb") as file:
+        library = ELFFile(file)
+        tags = library.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")
+        symbols = library.get_section_by_name(".dynsym").iter_symbols()
+        undefined = [s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF" and s.name]
+        return [tag.needed for tag in tags], undefined
+
+
+def test_isolated_build_downloads_no_torch(wheel):
+    assert "Successfully built fastrpn" in wheel.log
+    fetched = re.findall(r"(?:Collecting|Downloading|Processing) \S*torch\S*", wheel.log)
+    assert fetched == []
+    assert wheel.seconds < 180
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel.path).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"fastrpn"}
+    assert "fastrpn/libfastrpn_torch.so" in names
+    assert any(re.fullmatch(r"fastrpn/_C\.\S+\.so", name) for name in names)
+    sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("fastrpn/**/*.py")}
+    assert sources <= set(names)
+
+
+def test_sdist_holds_what_a_build_needs(tmp_path):
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", tmp_path, ROOT)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+    tracked = {"CMakeLists.txt", "setup.py", "build_backend.py", "pyproject.toml", "LICENSE"}
+    tracked |= {str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*") if path.is_file()}
+    assert tracked <= names
+    assert not [name for name in names if name.endswith(".so")]
+
+
+def test_operator_library_links_only_the_stable_abi(unpacked):
+    needed, undefined = elf(unpacked / "fastrpn" / "libfastrpn_torch.so")
+    torch_libraries = [n for n in needed if re.match(r"lib(torch|c10|cud|nv)", n)]
+    assert torch_libraries == ["libtorch_cpu.so"]
+    unstable = [s for s in undefined if re.match(r"_ZNK?(2at|3c10|5torch)", s)]
+    assert unstable == []
+    assert any(s.startswith("aoti_torch_") for s in undefined)
+
+
+def test_extension_module_needs_no_torch(unpacked):
+    (module,) = (unpacked / "fastrpn").glob("_C.*.so")
+    needed, undefined = elf(module)
+    assert not [n for n in needed if "torch" in n or "cuda" in n]
+    assert not [s for s in undefined if "torch" in s]
+
+
+def test_simd_objects_share_no_code(wheel):
+    """A weak symbol in an AVX object may replace the portable one at link time (see simd.h)."""
+    build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+    objects = [
+        p for p in build.glob("CMakeFiles/core_*.dir/**/*.cpp.o") if "core_cuda" not in str(p)
+    ]
+    assert objects
+    for path in objects:
+        level = re.search(r"core_(\w+)\.dir", str(path)).group(1)
+        with path.open("rb") as file:
+            table = ELFFile(file).get_section_by_name(".symtab")
+            shared = [
+                symbol.name
+                for symbol in table.iter_symbols()
+                if symbol["st_info"]["bind"] in ("STB_WEAK", "STB_GLOBAL")
+                and symbol["st_shndx"] != "SHN_UNDEF"
+                and f"{len(level)}{level}" not in symbol.name
+            ]
+        assert shared == [], path
+
+
+def smoke(python: object, folder: Path) -> dict:
+    """Runs smoke.py with the unpacked wheel on the path; returns what it printed."""
+    environment = clean_environment(PYTHONPATH=str(folder))
+    done = run(python, SMOKE, cwd=folder, env=environment)
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["file"].startswith(str(folder))
+    return printed["info"]
+
+
+def test_runs_under_the_newest_torch(unpacked):
+    info = smoke(sys.executable, unpacked)
+    assert info["torch"].split(".") >= ["2", "10"]
+
+
+def test_same_build_runs_under_a_cpu_only_torch(unpacked, tmp_path):
+    run(sys.executable, "-m", "venv", tmp_path / "env")
+    python = tmp_path / "env" / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    done = subprocess.run([*pip, "torch==2.13.0", "numpy"], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"torch 2.13.0 cannot be installed: {done.stderr.splitlines()[-1:]}")
+    info = smoke(python, unpacked)
+    assert info["torch"].startswith("2.13.0")
+
+
+def test_build_without_isolation(tmp_path):
+    pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps"]
+    run(*pip, "--target", tmp_path, ".", cwd=ROOT, env=clean_environment())
+    smoke(sys.executable, tmp_path)
