@@ -2,13 +2,20 @@
 
 from .errors import BadDataError
 from .image_io import image_to_array, image_to_tensor, read_image, write_image
+from .loader import Loader, build_loader
 from .synthetic import SYNTHETIC_CLASSES, generate_synthetic
+from .transforms import Compose, RandomHorizontalFlip, ResizeShortSide
 from .voc import VOCDataset
 
 __all__ = [
     "SYNTHETIC_CLASSES",
     "BadDataError",
+    "Compose",
+    "Loader",
+    "RandomHorizontalFlip",
+    "ResizeShortSide",
     "VOCDataset",
+    "build_loader",
     "generate_synthetic",
     "image_to_array",
     "image_to_tensor",

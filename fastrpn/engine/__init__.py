@@ -1,1 +1,5 @@
 """Training and evaluation."""
+
+from .evaluate import detect_all, evaluate, evaluate_detections
+
+__all__ = ["detect_all", "evaluate", "evaluate_detections"]

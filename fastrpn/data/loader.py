@@ -1,0 +1,136 @@
+"""Batches in an order, and with random transforms, that depend on (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from .transforms import Transform
+
+
+class Loader:
+    """Iterates over (list of images, list of targets); see `build_loader`.
+
+    Each pass is one epoch: the first is 0, or what `set_epoch` said, and the count then goes on by
+    itself. Worker processes change nothing about what comes out.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        workers: int,
+        transform: Transform | None,
+        drop_last: bool,
+    ):
+        self._batches = _EpochBatches(len(dataset), batch_size, shuffle, seed, drop_last)
+        self._loader = DataLoader(
+            _Transformed(dataset, transform, seed),
+            batch_sampler=self._batches,
+            num_workers=workers,
+            collate_fn=collate,
+            worker_init_fn=_start_worker,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else each pass would advance the global one
+        )
+
+    def __len__(self) -> int:
+        """Batches in a full epoch."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[tuple[list[torch.Tensor], list[dict]]]:
+        return iter(self._loader)
+
+    def set_epoch(self, epoch: int, skip_batches: int = 0) -> None:
+        """Makes the next pass epoch `epoch`, without its first batches (to resume inside it)."""
+        self._batches.epoch = epoch
+        self._batches.skip = skip_batches
+
+
+def build_loader(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    shuffle: bool,
+    seed: int,
+    workers: int = 0,
+    transform: Transform | None = None,
+    drop_last: bool = False,
+) -> Loader:
+    """A loader over any data set that returns (image, target).
+
+    Args:
+        dataset: `ds[i] -> (image [3,H,W], target dict)`.
+        batch_size: images a batch, at least 1.
+        shuffle: a new order each epoch; else 0, 1, 2, ...
+        seed: non-negative; equal seeds give equal epochs, with any number of workers.
+        workers: processes that read and transform; 0 does it in this one.
+        transform: applied to each sample with a generator seeded by (seed, epoch, index).
+        drop_last: leave out a last batch that is not full.
+
+    Returns:
+        A `Loader`, which yields (list of float32 [3,H,W], list of targets).
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive, got {batch_size}")
+    if workers < 0:
+        raise ValueError(f"workers must not be negative, got {workers}")
+    return Loader(dataset, batch_size, shuffle, seed, workers, transform, drop_last)
+
+
+def collate(samples: Sequence[tuple[torch.Tensor, dict]]) -> tuple[list[torch.Tensor], list[dict]]:
+    """A list of pairs into a pair of lists: images differ in size and are not stacked."""
+    images, targets = zip(*samples, strict=True)
+    return list(images), list(targets)
+
+
+class _EpochBatches:
+    """Yields batches of (epoch, index). The epoch travels with the index because persistent workers
+    hold a copy of the data set that never hears of a new epoch."""
+
+    def __init__(self, length: int, batch_size: int, shuffle: bool, seed: int, drop_last: bool):
+        self.length, self.batch_size = length, batch_size
+        self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
+        self.epoch = 0
+        self.skip = 0
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.length, self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, first = self.epoch, self.skip
+        self.epoch, self.skip = epoch + 1, 0
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+        for number in range(first, len(self)):
+            start = number * self.batch_size
+            yield [(epoch, int(i)) for i in order[start : start + self.batch_size]]
+
+
+class _Transformed(Dataset):
+    """Looks up (epoch, index) and applies the transform with the generator of that pair."""
+
+    def __init__(self, dataset: Dataset, transform: Transform | None, seed: int):
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+
+    def __getitem__(self, epoch_and_index: tuple[int, int]) -> tuple[torch.Tensor, dict]:
+        epoch, index = epoch_and_index
+        image, target = self.dataset[index]
+        if self.transform is not None:
+            rng = np.random.default_rng([self.seed, epoch, index])
+            image, target = self.transform(image, target, rng)
+        return image, target
+
+
+def _start_worker(worker: int) -> None:
+    """One thread a worker: the parallelism lies in the number of workers."""
+    cv2.setNumThreads(0)

@@ -1,0 +1,79 @@
+"""Transforms of an image and its target, drawing what is random from the generator they are given.
+
+A transform is any callable `(image, target, rng) -> (image, target)` with image float32 [3,H,W],
+target as a data set returns it and rng a `numpy.random.Generator`. None changes its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+
+Transform = Callable[
+    [torch.Tensor, dict, np.random.Generator],
+    tuple[torch.Tensor, dict],
+]
+
+
+class Compose:
+    """One transform after the other."""
+
+    def __init__(self, *transforms: Transform):
+        self.transforms = transforms
+
+    def __call__(self, image, target, rng):
+        for transform in self.transforms:
+            image, target = transform(image, target, rng)
+        return image, target
+
+
+class RandomHorizontalFlip:
+    """Mirrors image and boxes left to right with the given probability."""
+
+    def __init__(self, probability: float = 0.5):
+        self.probability = probability
+
+    def __call__(self, image, target, rng):
+        if rng.random() >= self.probability:
+            return image, target
+        return image.flip(-1), {**target, "boxes": flip_boxes(target["boxes"], image.shape[-1])}
+
+
+class ResizeShortSide:
+    """Scales image and boxes so that the short side is `short` pixels, the long one <= `long`.
+
+    The paper's rule is short=600; py-faster-rcnn adds long=1000.
+    """
+
+    def __init__(self, short: int, long: int | None = None):
+        self.short, self.long = short, long
+
+    def __call__(self, image, target, rng):
+        height, width = image.shape[-2:]
+        scale = self.short / min(height, width)
+        if self.long is not None:
+            scale = min(scale, self.long / max(height, width))
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        factors = torch.tensor([size[1] / width, size[0] / height] * 2)
+        return resize_image(image, size), {**target, "boxes": target["boxes"] * factors}
+
+
+def flip_boxes(boxes: torch.Tensor, width: int) -> torch.Tensor:
+    """Mirrors xyxy boxes [N,4] in an image `width` pixels wide."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack([width - x2, y1, width - x1, y2], dim=-1)
+
+
+def resize_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resizes float32 [3,H,W] to (height, width) with OpenCV, which is faster than torch here.
+
+    Averages areas when it shrinks, so that nothing aliases, and interpolates when it grows.
+    """
+    shrinks = size[0] < image.shape[-2]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    resized = cv2.resize(pixels, (size[1], size[0]), interpolation=method)
+    return torch.from_numpy(resized).permute(2, 0, 1).contiguous()

@@ -1,0 +1,143 @@
+"""How good a detector is on a data set: COCO's and VOC's average precisions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from rich.progress import track
+from torch.utils.data import Dataset
+
+from .coco_ap import coco_precision
+from .voc_ap import voc_curve
+
+Detector = Callable[[list[torch.Tensor]], list[dict]]
+
+
+def evaluate(
+    model: torch.nn.Module | Detector,
+    dataset: Dataset,
+    *,
+    batch_size: int = 4,
+    progress: bool = True,
+) -> dict:
+    """Runs a detector over a data set and scores it.
+
+    Args:
+        model: a module (put into eval mode meanwhile; images go to its device) or any callable
+            from a list of images float32 [3,H,W] to a list of {"boxes", "scores", "labels"}.
+        dataset: `ds[i] -> (image, target)`, with `classes` ("__background__" first).
+        batch_size: images a call.
+        progress: show a progress bar.
+
+    Returns:
+        What `evaluate_detections` returns.
+    """
+    detections, targets = detect_all(model, dataset, batch_size=batch_size, progress=progress)
+    return evaluate_detections(detections, targets, dataset.classes)
+
+
+@torch.inference_mode()
+def detect_all(
+    model: torch.nn.Module | Detector,
+    dataset: Dataset,
+    *,
+    batch_size: int = 4,
+    progress: bool = True,
+) -> tuple[list[dict], list[dict]]:
+    """Detections and targets of every image, in order, on the CPU."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive, got {batch_size}")
+    is_module = isinstance(model, torch.nn.Module)
+    device = next(model.parameters()).device if is_module else torch.device("cpu")
+    was_training = is_module and model.training
+    if is_module:
+        model.eval()
+    detections, targets = [], []
+    try:
+        starts = range(0, len(dataset), batch_size)
+        for start in track(starts, "Evaluating", disable=not progress):
+            batch = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+            results = model([image.to(device) for image, _ in batch])
+            detections += [{key: value.cpu() for key, value in r.items()} for r in results]
+            targets += [target for _, target in batch]
+    finally:
+        if was_training:
+            model.train()
+    return detections, targets
+
+
+def evaluate_detections(
+    detections: Sequence[dict], targets: Sequence[dict], classes: Sequence[str]
+) -> dict:
+    """Scores detections against ground truth.
+
+    Ground truth marked "ignore" counts neither way. A number that is undefined, because no ground
+    truth of a class counts, is None; means leave such classes out.
+
+    Args:
+        detections: one dict an image with "boxes" [D,4] xyxy, "scores" [D] and "labels" [D].
+        targets: one dict an image with "boxes" [G,4], "labels" [G] and optionally "ignore" [G].
+        classes: names, "__background__" first.
+
+    Returns:
+        "AP" (mean over IoU 0.5 to 0.95), "AP50", "AP75": COCO's; "voc_ap_11pt", "voc_ap_area":
+        VOC's, at IoU 0.5; "num_images"; "per_class": {name: the same five and "num_objects"};
+        "curves": {name: {"recall": list, "precision": list}}, VOC's at IoU 0.5. All of it fits
+        into JSON.
+
+    Raises:
+        ValueError: another number of detections than of targets, or a label that is no class.
+    """
+    if len(detections) != len(targets):
+        raise ValueError(f"{len(detections)} detections for {len(targets)} targets")
+    for name, entries in (("detections", detections), ("targets", targets)):
+        _check_labels(name, entries, len(classes))
+    coco = coco_precision(detections, targets, len(classes))
+    per_class, curves = {}, {}
+    for label, name in enumerate(classes[1:], start=1):
+        curve = voc_curve(detections, targets, label)
+        per_class[name] = {
+            **_coco_numbers(coco, label),
+            "voc_ap_11pt": _or_none(curve.ap_11pt),
+            "voc_ap_area": _or_none(curve.ap_area),
+            "num_objects": curve.num_objects,
+        }
+        if curve.num_objects > 0:
+            curves[name] = {
+                "recall": curve.recall.tolist(),
+                "precision": curve.precision.tolist(),
+            }
+    return {
+        **_coco_numbers(coco),
+        "voc_ap_11pt": _mean(entry["voc_ap_11pt"] for entry in per_class.values()),
+        "voc_ap_area": _mean(entry["voc_ap_area"] for entry in per_class.values()),
+        "num_images": len(targets),
+        "per_class": per_class,
+        "curves": curves,
+    }
+
+
+def _check_labels(name: str, entries: Sequence[dict], num_classes: int) -> None:
+    for image, entry in enumerate(entries):
+        labels = torch.as_tensor(entry["labels"])
+        if len(labels) and not (1 <= labels.min() and labels.max() < num_classes):
+            raise ValueError(
+                f"{name}[{image}] has labels {labels.min()} to {labels.max()}, "
+                f"expected 1 to {num_classes - 1}"
+            )
+
+
+def _coco_numbers(coco, label: int | None = None) -> dict:
+    ious = {"AP": None, "AP50": 0.5, "AP75": 0.75}
+    return {key: _or_none(coco.ap(iou, label)) for key, iou in ious.items()}
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _mean(values) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
