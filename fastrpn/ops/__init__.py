@@ -4,6 +4,33 @@ from fastrpn._library import load_torch_operators
 
 load_torch_operators()  # the modules below attach fake kernels and gradients to the operators
 
+from fastrpn.ops.box_coding import decode_boxes, encode_boxes  # noqa: E402
 from fastrpn.ops.box_iou import box_iou  # noqa: E402
+from fastrpn.ops.boxes import (  # noqa: E402
+    box_area,
+    box_convert,
+    clip_boxes_to_image,
+    remove_small_boxes,
+)
+from fastrpn.ops.generate_proposals import generate_proposals  # noqa: E402
+from fastrpn.ops.iou_variants import (  # noqa: E402
+    complete_box_iou,
+    distance_box_iou,
+    generalized_box_iou,
+)
+from fastrpn.ops.match_anchors import match_anchors  # noqa: E402
 
-__all__ = ["box_iou"]
+__all__ = [
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "clip_boxes_to_image",
+    "complete_box_iou",
+    "decode_boxes",
+    "distance_box_iou",
+    "encode_boxes",
+    "generalized_box_iou",
+    "generate_proposals",
+    "match_anchors",
+    "remove_small_boxes",
+]

@@ -21,14 +21,39 @@ def check_float(name: str, value: object) -> None:
         )
 
 
-def check_shape(name: str, value: Tensor, shape: tuple[int | str, ...]) -> None:
-    """ValueError unless the shape matches; letters stand for any size, e.g. ("N", 4)."""
-    matches = value.dim() == len(shape) and all(
-        isinstance(want, str) or size == want
-        for size, want in zip(value.shape, shape, strict=False)
+def check_numbers(name: str, value: object) -> None:
+    """TypeError unless `value` is a float tensor or one of integers (bool is none)."""
+    check_tensor(name, value)
+    if value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name}: expected numbers, got {value.dtype}")
+
+
+def check_integers(name: str, value: object) -> None:
+    """TypeError unless `value` is a tensor of integers (bool is none)."""
+    check_numbers(name, value)
+    if value.is_floating_point():
+        raise TypeError(f"{name}: expected integers, got {value.dtype}")
+
+
+def check_bool(name: str, value: object) -> None:
+    """TypeError unless `value` is a bool tensor."""
+    check_tensor(name, value)
+    if value.dtype != torch.bool:
+        raise TypeError(f"{name}: expected bool, got {value.dtype}")
+
+
+def check_shape(name: str, value: Tensor, shape: tuple) -> None:
+    """ValueError unless the shape matches, e.g. ("N", 4) or (..., "N", 4).
+
+    A string stands for any size, a leading ellipsis for any number of dimensions.
+    """
+    tail = shape[1:] if shape[0] is ... else shape
+    sizes = value.shape[-len(tail) :] if shape[0] is ... else value.shape
+    matches = len(sizes) == len(tail) and all(
+        isinstance(want, str) or size == want for size, want in zip(sizes, tail, strict=True)
     )
     if not matches:
-        wanted = ", ".join(map(str, shape))
+        wanted = ", ".join("..." if want is ... else str(want) for want in shape)
         raise ValueError(f"{name}: expected shape [{wanted}], got {list(value.shape)}")
 
 

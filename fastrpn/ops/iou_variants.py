@@ -1,0 +1,95 @@
+"""IoU with a penalty for boxes apart: GIoU, DIoU and CIoU of every pair, as in torchvision.
+
+Plain torch: these are losses and want a gradient. Shapes: `boxes1` `[..., N, 4]`, `boxes2`
+`[..., M, 4]` xyxy, result `[..., N, M]`; half precision is computed and returned in float32.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastrpn.ops._checks import check_numbers, check_same_device, check_same_dtype, check_shape
+from fastrpn.ops.boxes import box_area, upcast
+
+
+def check_box_sets(boxes1: Tensor, boxes2: Tensor) -> None:
+    """TypeError or ValueError unless [..., N, 4] and [..., M, 4] of one dtype and device."""
+    check_numbers("boxes1", boxes1)
+    check_numbers("boxes2", boxes2)
+    check_shape("boxes1", boxes1, (..., "N", 4))
+    check_shape("boxes2", boxes2, (..., "M", 4))
+    check_same_dtype("boxes2", boxes2, "boxes1", boxes1)
+    check_same_device("boxes2", boxes2, "boxes1", boxes1)
+
+
+def inter_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of the intersection and of the union of every pair, each `[..., N, M]`."""
+    boxes1, boxes2 = upcast(boxes1), upcast(boxes2)
+    top_left = torch.max(boxes1[..., None, :2], boxes2[..., None, :, :2])
+    bottom_right = torch.min(boxes1[..., None, 2:], boxes2[..., None, :, 2:])
+    inter = (bottom_right - top_left).clamp(min=0).prod(-1)
+    union = box_area(boxes1)[..., None] + box_area(boxes2)[..., None, :] - inter
+    return inter, union
+
+
+def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """GIoU (Rezatofighi et al. 2019): IoU less the empty share of the smallest box around both.
+
+    Raises:
+        TypeError: not tensors of numbers, or two dtypes.
+        ValueError: wrong shape, or two devices.
+    """
+    check_box_sets(boxes1, boxes2)
+    inter, union = inter_union(boxes1, boxes2)
+    hull_w, hull_h = _hull_sides(boxes1, boxes2)
+    hull = hull_w * hull_h
+    return inter / union - (hull - union) / hull
+
+
+def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """DIoU (Zheng et al. 2020): IoU less the squared distance of the centres over the hull's
+    diagonal.
+
+    Raises:
+        TypeError: not tensors of numbers, or two dtypes.
+        ValueError: wrong shape, or two devices.
+    """
+    check_box_sets(boxes1, boxes2)
+    return _distance_iou(upcast(boxes1), upcast(boxes2), eps)[0]
+
+
+def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """CIoU (Zheng et al. 2020): DIoU less a penalty for different aspect ratios.
+
+    Raises:
+        TypeError: not tensors of numbers, or two dtypes.
+        ValueError: wrong shape, or two devices.
+    """
+    check_box_sets(boxes1, boxes2)
+    boxes1, boxes2 = upcast(boxes1), upcast(boxes2)
+    distance_iou, iou = _distance_iou(boxes1, boxes2, eps)
+    angle1 = torch.atan((boxes1[..., 2] - boxes1[..., 0]) / (boxes1[..., 3] - boxes1[..., 1]))
+    angle2 = torch.atan((boxes2[..., 2] - boxes2[..., 0]) / (boxes2[..., 3] - boxes2[..., 1]))
+    v = (4 / math.pi**2) * torch.pow(angle1[..., None] - angle2[..., None, :], 2)
+    with torch.no_grad():
+        alpha = v / (1 - iou + v + eps)
+    return distance_iou - alpha * v
+
+
+def _distance_iou(boxes1: Tensor, boxes2: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    inter, union = inter_union(boxes1, boxes2)
+    iou = inter / union
+    hull_w, hull_h = _hull_sides(boxes1, boxes2)
+    diagonal = hull_w**2 + hull_h**2 + eps
+    x1, y1 = (boxes1[..., 0] + boxes1[..., 2]) / 2, (boxes1[..., 1] + boxes1[..., 3]) / 2
+    x2, y2 = (boxes2[..., 0] + boxes2[..., 2]) / 2, (boxes2[..., 1] + boxes2[..., 3]) / 2
+    distance = (x1[..., None] - x2[..., None, :]) ** 2 + (y1[..., None] - y2[..., None, :]) ** 2
+    return iou - distance / diagonal, iou
+
+
+def _hull_sides(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    boxes1, boxes2 = upcast(boxes1), upcast(boxes2)
+    top_left = torch.min(boxes1[..., None, :2], boxes2[..., None, :, :2])
+    bottom_right = torch.max(boxes1[..., None, 2:], boxes2[..., None, :, 2:])
+    return (bottom_right - top_left).clamp(min=0).unbind(-1)

@@ -1,0 +1,150 @@
+"""Oracles: what every kernel must compute, in a few lines of torch each.
+
+Slow and meant to be read. The tests compare the CPU and CUDA kernels with these functions, which
+share no code with them. Semantics are torchvision's where torchvision has the operator.
+"""
+
+import torch
+from torch import Tensor
+
+from fastrpn.ops.box_coding import decode_boxes
+
+
+def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """`[..., N, 4]`, `[..., M, 4]` -> `[..., N, M]`; half types in and float32 out."""
+    if boxes1.dtype in (torch.float16, torch.bfloat16):
+        boxes1, boxes2 = boxes1.float(), boxes2.float()
+    x11, y11, x12, y12 = (column[..., :, None] for column in boxes1.unbind(-1))
+    x21, y21, x22, y22 = (column[..., None, :] for column in boxes2.unbind(-1))
+    width = (torch.minimum(x12, x22) - torch.maximum(x11, x21)).clamp(min=0)
+    height = (torch.minimum(y12, y22) - torch.maximum(y11, y21)).clamp(min=0)
+    inter = width * height
+    return inter / ((x12 - x11) * (y12 - y11) + (x22 - x21) * (y22 - y21) - inter)
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Greedy suppression: `[N, 4]`, `[N]` -> kept int64 indices by descending score."""
+    order = torch.sort(scores, descending=True, stable=True).indices
+    # torchvision compares the IoU, whatever its type, with the threshold as a double.
+    overlaps = box_iou(boxes[order], boxes[order]).double() > iou_threshold
+    alive = torch.ones_like(order, dtype=torch.bool)
+    for i in range(len(order)):
+        if alive[i]:
+            alive[i + 1 :] &= ~overlaps[i, i + 1 :]
+    return order[alive]
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """NMS of each class for itself; kept indices of all classes by descending score, stable."""
+    kept = [torch.empty(0, dtype=torch.int64)]
+    for label in idxs.unique():
+        rows = torch.where(idxs == label)[0]
+        kept.append(rows[nms(boxes[rows], scores[rows], iou_threshold)])
+    rows = torch.cat(kept).sort().values
+    return rows[torch.sort(scores[rows], descending=True, stable=True).indices]
+
+
+def nms_padded(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    max_output: int,
+    *,
+    counts: Tensor | None = None,
+    groups: Tensor | None = None,
+    score_threshold: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """NMS of each image and group; the `max_output` best of each image, padded with -1."""
+    batch, n = scores.shape
+    indices = torch.full((batch, max_output), -1, dtype=torch.int64)
+    kept = torch.zeros(batch, dtype=torch.int64)
+    for b in range(batch):
+        takes_part = torch.arange(n) < (n if counts is None else counts[b])
+        if score_threshold is not None:
+            takes_part &= scores[b].double() > score_threshold
+        rows = torch.where(takes_part)[0]
+        group = torch.zeros(n, dtype=torch.int64) if groups is None else groups[b]
+        found = rows[batched_nms(boxes[b, rows], scores[b, rows], group[rows], iou_threshold)]
+        kept[b] = min(len(found), max_output)
+        indices[b, : kept[b]] = found[:max_output]
+    return indices, kept
+
+
+def match_anchors(
+    anchors: Tensor,
+    gt_boxes: Tensor,
+    gt_counts: Tensor,
+    *,
+    high: float,
+    low: float,
+    allow_low_quality: bool = True,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Labels the anchors of each image in turn, from the matrix of all IoUs."""
+    batch, num_anchors = len(gt_boxes), anchors.shape[-2]
+    dtype = torch.promote_types(anchors.dtype, torch.float32)
+    matched_gt = torch.empty((batch, num_anchors), dtype=torch.int64)
+    max_iou = torch.empty((batch, num_anchors), dtype=dtype)
+    for b in range(batch):
+        image_anchors = anchors if anchors.dim() == 2 else anchors[b]
+        takes_part = torch.ones(num_anchors, dtype=torch.bool)
+        if valid is not None:
+            takes_part = valid if valid.dim() == 1 else valid[b]
+        iou = box_iou(gt_boxes[b, : gt_counts[b]], image_anchors).nan_to_num(nan=0.0)
+        iou[:, ~takes_part] = 0
+        # A row of zeros stands for the background, and loses every tie.
+        best, best_gt = torch.cat([iou, iou.new_zeros(1, num_anchors)]).max(dim=0)
+        matched = torch.where(best >= high, best_gt, torch.where(best < low, -1, -2))
+        if allow_low_quality and len(iou):
+            gt_best = (
+                iou.max(dim=1, keepdim=True).values if num_anchors else iou.new_zeros(len(iou), 1)
+            )
+            claimed = ((iou == gt_best) & (gt_best > 0)).any(dim=0)
+            matched = torch.where(claimed, best_gt, matched)
+        matched_gt[b] = torch.where(takes_part, matched, -2)
+        max_iou[b] = best
+    return matched_gt, max_iou
+
+
+def generate_proposals(
+    objectness: Tensor,
+    deltas: Tensor,
+    anchors: Tensor,
+    image_sizes: Tensor,
+    *,
+    pre_nms_top_n: int,
+    post_nms_top_n: int,
+    nms_threshold: float,
+    min_size: float,
+    anchors_per_level: list[int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The RPN's proposals of one image after the other, as torchvision's `filter_proposals`."""
+    batch, num_anchors = objectness.shape
+    dtype = torch.promote_types(objectness.dtype, torch.float32)
+    proposals = torch.zeros((batch, post_nms_top_n, 4), dtype=dtype)
+    scores = torch.zeros((batch, post_nms_top_n), dtype=dtype)
+    counts = torch.zeros(batch, dtype=torch.int64)
+    sizes = anchors_per_level or [num_anchors]
+    first_anchors = [sum(sizes[:level]) for level in range(len(sizes))]
+    for b in range(batch):
+        rows, levels = [], []
+        for level, (first, size) in enumerate(zip(first_anchors, sizes, strict=True)):
+            logits = objectness[b, first : first + size]
+            best = torch.sort(logits, descending=True, stable=True).indices[:pre_nms_top_n]
+            rows.append(first + best)
+            levels.append(torch.full_like(best, level))
+        row, level = torch.cat(rows), torch.cat(levels)
+        score = objectness[b, row].to(dtype).sigmoid()
+        box = decode_boxes(deltas[b, row].to(dtype), anchors[row].to(dtype))
+        height, width = image_sizes[b].tolist()
+        box[:, 0::2] = box[:, 0::2].clamp(0, width)
+        box[:, 1::2] = box[:, 1::2].clamp(0, height)
+        big = (
+            (box[:, 2] - box[:, 0] >= min_size) & (box[:, 3] - box[:, 1] >= min_size) & (score >= 0)
+        )
+        box, score, level = box[big], score[big], level[big]
+        kept = batched_nms(box, score, level, nms_threshold)[:post_nms_top_n]
+        counts[b] = len(kept)
+        proposals[b, : len(kept)] = box[kept]
+        scores[b, : len(kept)] = score[kept]
+    return proposals, scores, counts
