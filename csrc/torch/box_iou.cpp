@@ -16,7 +16,9 @@ Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2, const Launch& launch)
   check_boxes(boxes2, "boxes2");
   check_same_device(boxes1, "boxes1", boxes2, "boxes2");
   STD_TORCH_CHECK(boxes1.scalar_type() == boxes2.scalar_type(), "boxes1 and boxes2 must have the same dtype");
-  Tensor iou = new_empty_tensor({boxes1.size(0), boxes2.size(0)}, boxes1.scalar_type(), boxes1);
+  const ScalarType iou_type =
+      boxes1.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  Tensor iou = new_empty_tensor({boxes1.size(0), boxes2.size(0)}, iou_type, boxes1);
   if (iou.numel() == 0) return iou;
   const Tensor a = as_contiguous(boxes1), b = as_contiguous(boxes2);
   launch({dtype_of(a, "boxes1"), a.const_data_ptr(), b.const_data_ptr(), a.size(0), b.size(0),

@@ -15,7 +15,7 @@ struct BoxIouArgs {
   const void* boxes1;  // [n, 4] xyxy
   const void* boxes2;  // [m, 4] xyxy
   int64_t n, m;
-  void* iou;  // [n, m]
+  void* iou;  // [n, m], of dtype; float32 for half types, as torchvision
 };
 
 FASTRPN_DECLARE_CPU(void, box_iou_cpu, const BoxIouArgs& args, const ParallelFor& parallel_for);

@@ -9,7 +9,7 @@ void run(const BoxIouArgs& args, const ParallelFor& parallel_for) {
   using C = compute_t<T>;
   const T* boxes1 = static_cast<const T*>(args.boxes1);
   const T* boxes2 = static_cast<const T*>(args.boxes2);
-  T* iou = static_cast<T*>(args.iou);
+  C* iou = static_cast<C*>(args.iou);
   const int64_t m = args.m;
   parallel_for(args.n, 1 + 8192 / m, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -24,7 +24,7 @@ void run(const BoxIouArgs& args, const ParallelFor& parallel_for) {
         width = width < 0 ? 0 : width;
         height = height < 0 ? 0 : height;
         const C inter = width * height;
-        iou[i * m + j] = narrow<T>(inter / (a_area + (bx2 - bx1) * (by2 - by1) - inter));
+        iou[i * m + j] = (inter / (a_area + (bx2 - bx1) * (by2 - by1) - inter));
       }
     }
   });

@@ -1,6 +1,7 @@
 // generate_proposals: the RPN's proposal stage in one call (Ren et al., section 3.3): per image and level the
 // best `pre_nms_top_n` anchors, decoded, clipped, without the small ones, NMS, then the best `post_nms_top_n`
-// of the image.
+// of the image. Equal logits rank by anchor, equal scores of one image by level, then rank. A NaN logit ranks
+// first, as in torch.sort; NaN scores and boxes are dropped with the small boxes, before NMS.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,7 @@
 // match_anchors: labels every anchor with its ground truth, background or ignore, without the
-// anchors-by-ground-truth matrix: a running maximum for each anchor and for each ground truth.
+// anchors-by-ground-truth matrix: a running maximum for each anchor and for each ground truth. IoUs are
+// compared with the thresholds rounded to the type of max_iou, as torch does. max_iou is 0 where an anchor is
+// not valid or an image has no ground truth.
 #pragma once
 
 #include <cstddef>
