@@ -24,11 +24,11 @@ struct ParallelFor {
   }
 };
 
-inline ParallelFor serial() {
-  return {[](int64_t size, int64_t, ParallelFor::Body body, void* context) {
-            if (size > 0) body(context, 0, size);
-          },
-          1};
+inline void run_serial(int64_t size, int64_t, ParallelFor::Body body, void* context) {
+  if (size > 0) body(context, 0, size);
 }
+
+// For callers without a thread pool.
+inline ParallelFor serial() { return {run_serial, 1}; }
 
 }  // namespace fastrpn
