@@ -1,6 +1,7 @@
 """The wheel: what is in it, what it links to, and that one build runs under old and new torch."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -120,3 +121,18 @@ def test_build_without_isolation(tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps"]
     run(*pip, "--target", tmp_path, ".", cwd=ROOT, env=clean_environment())
     smoke(sys.executable, tmp_path)
+
+
+@pytest.mark.parametrize("source", sorted(ROOT.glob("csrc/torch/*.cpp")), ids=lambda p: p.name)
+def test_compiles_against_other_headers(source):
+    """Opt-in, because the headers of another torch are a big download (see CONTRIBUTING.md)."""
+    headers = os.environ.get("FASTRPN_TORCH_HEADERS")
+    if headers is None:
+        pytest.skip("FASTRPN_TORCH_HEADERS names no folder of torch headers")
+    cuda = ["-DFASTRPN_WITH_CUDA", "-isystem", "/usr/local/cuda/include"]
+    if source.name.startswith("cuda") and not Path(cuda[-1]).exists():
+        pytest.skip("no CUDA headers")
+    run(
+        *("c++", "-std=c++17", "-fsyntax-only", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
+        *(*cuda, "-DFASTRPN_X86", "-I", ROOT / "csrc", "-isystem", headers, source),
+    )
