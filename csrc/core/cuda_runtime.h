@@ -2,9 +2,15 @@
 // (FASTRPN_CUDA_ON_CPU) the same names come from tests/cuda_on_cpu, so that the kernel sources compile as
 // C++.
 //
-// FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...) starts a kernel. A kernel name with
-// template commas goes in parentheses.
+// Kernels live in an anonymous namespace and use no CUDA feature beyond what tests/cuda_on_cpu/cuda_on_cpu.h
+// offers; CUDA-only spellings are the two macros below:
+//   FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...) starts a kernel. A kernel name
+//     with template commas goes in parentheses.
+//   FASTRPN_DYNAMIC_SHARED(type, name) declares `type* name`, the block's dynamic shared memory.
 #pragma once
+
+#include "core/dtype.h"
+#include "core/status.h"
 
 #if defined(FASTRPN_CUDA_ON_CPU)
 #include "cuda_on_cpu.h"
@@ -12,4 +18,43 @@
 #include <cuda_runtime.h>
 #define FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
+#define FASTRPN_DYNAMIC_SHARED(type, name)                               \
+  extern __shared__ __align__(16) unsigned char fastrpn_shared_memory[]; \
+  type* const name = reinterpret_cast<type*>(fastrpn_shared_memory)
 #endif
+
+namespace fastrpn {
+
+// What the launches so far have come to, as launch functions report it.
+inline Status launch_status() {
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+template <typename T>
+struct TypeTag {
+  using type = T;
+};
+
+// Calls launch(TypeTag<T>()) for the element type that `dtype` names.
+template <typename Launch>
+Status dispatch(DType dtype, const Launch& launch) {
+  switch (dtype) {
+    case DType::float16:
+      return launch(TypeTag<half_t>());
+    case DType::bfloat16:
+      return launch(TypeTag<bfloat16_t>());
+    case DType::float32:
+      return launch(TypeTag<float>());
+    case DType::float64:
+      return launch(TypeTag<double>());
+  }
+  return "unknown dtype";
+}
+
+template <typename Integer>
+FASTRPN_HD Integer ceil_div(Integer a, Integer b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace fastrpn

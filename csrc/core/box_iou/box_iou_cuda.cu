@@ -1,0 +1,82 @@
+// box_iou on CUDA.
+//
+// Every output element is written once and the inputs are tiny, so the work is to write at the memory's
+// speed. A thread keeps the boxes of a few consecutive columns (16 bytes of output) in registers and walks
+// down kRowsPerThread rows; a warp writes whole lines. Rows that do not start at a multiple of 16 bytes take
+// the same kernel with one column a thread.
+//
+// Cost: n * m IoUs, one division each; n * m * 4 (float64: 8) bytes written.
+// Numerics: box_math.h in float (double for float64), compiled without FMA contraction.
+#include "core/box_iou/box_iou.h"
+#include "core/box_math.h"
+#include "core/cuda_runtime.h"
+
+namespace fastrpn {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kRowsPerThread = 8;
+
+template <typename T, int kColumns>
+struct alignas(kColumns * sizeof(T)) Pack {
+  T values[kColumns];
+};
+
+// grid: x over rows, y over columns. block: x columns (in packs), y rows.
+template <typename T, int kColumns>
+__global__ void __launch_bounds__(kThreads) box_iou_kernel(const T* __restrict__ boxes1,  // [n, 4]
+                                                           const T* __restrict__ boxes2,  // [m, 4]
+                                                           int64_t n, int64_t m,
+                                                           compute_t<T>* __restrict__ iou) {  // [n, m]
+  using C = compute_t<T>;
+  const int64_t row_begin = int64_t(blockIdx.x) * blockDim.y * kRowsPerThread + threadIdx.y;
+  const int64_t row_end = min(n, int64_t(blockIdx.x + 1) * blockDim.y * kRowsPerThread);
+  const int64_t column_step = int64_t(gridDim.y) * blockDim.x * kColumns;
+
+  for (int64_t column = (int64_t(blockIdx.y) * blockDim.x + threadIdx.x) * kColumns; column < m;
+       column += column_step) {
+    Box<C> boxes[kColumns];
+    C areas[kColumns];
+    for (int k = 0; k < kColumns; ++k) {
+      boxes[k] = load_box(boxes2, column + k);
+      areas[k] = box_area(boxes[k]);
+    }
+    for (int64_t row = row_begin; row < row_end; row += blockDim.y) {
+      const Box<C> box = load_box(boxes1, row);
+      const C area = box_area(box);
+      Pack<C, kColumns> pack;
+      for (int k = 0; k < kColumns; ++k) {
+        pack.values[k] = box_iou(box, area, boxes[k], areas[k]);
+      }
+      *reinterpret_cast<Pack<C, kColumns>*>(iou + row * m + column) = pack;
+    }
+  }
+}
+
+template <typename T, int kColumns>
+void launch(const BoxIouArgs& args, Stream stream) {
+  const int64_t packs = args.m / kColumns;
+  unsigned width = 1;
+  while (width < kThreads && width < packs) width *= 2;
+  const dim3 block(width, kThreads / width);
+  const int64_t rows = int64_t(block.y) * kRowsPerThread;
+  const dim3 grid(unsigned(ceil_div(args.n, rows)),
+                  unsigned(min(ceil_div(packs, int64_t(width)), int64_t(65535))));
+  FASTRPN_LAUNCH((box_iou_kernel<T, kColumns>), grid, block, 0, stream, static_cast<const T*>(args.boxes1),
+                 static_cast<const T*>(args.boxes2), args.n, args.m, static_cast<compute_t<T>*>(args.iou));
+}
+
+}  // namespace
+
+Status box_iou_cuda(const BoxIouArgs& args, Stream stream) {
+  if (args.n == 0 || args.m == 0) return nullptr;
+  return dispatch(args.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    constexpr int kColumns = 16 / sizeof(compute_t<T>);
+    const bool aligned = reinterpret_cast<uintptr_t>(args.iou) % 16 == 0 && args.m % kColumns == 0;
+    aligned ? launch<T, kColumns>(args, stream) : launch<T, 1>(args, stream);
+    return launch_status();
+  });
+}
+
+}  // namespace fastrpn
