@@ -1,0 +1,97 @@
+"""Runs every benchmark: `python -m benchmarks.run_all [--quick] [--only nms,box_iou] [--output FOLDER]`.
+
+Each benchmarks/<op>.py offers `run(quick: bool) -> list[Measurement]`. Prints a table, writes
+results.json and the plots.
+"""
+
+import argparse
+import importlib
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.timing import Measurement
+
+OPS = [
+    "nms",
+    "soft_nms",
+    "box_iou",
+    "match_anchors",
+    "generate_proposals",
+    "roi_pool",
+    "roi_align",
+]
+PACKAGES = ["fastrpn", "torch", "torchvision", "numpy", "lsnms", "powerboxes", "opencv-python"]
+
+
+def environment() -> dict[str, object]:
+    """Versions, CPU and threads: what one needs to compare two result files."""
+    import torch
+
+    from fastrpn._library import core
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {
+        "versions": versions,
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "simd_level": core().build_info()["simd_level"],
+        "python": platform.python_version(),
+    }
+
+
+def table_of(measurements: list[Measurement]) -> Table:
+    """Milliseconds of every library, and the speed-up over torchvision."""
+    libraries = list(dict.fromkeys(name for m in measurements for name in m.milliseconds))
+    table = Table("op", "work", *libraries, "× torchvision")
+    for m in measurements:
+        cells = [f"{m.milliseconds[n]:.3g}" if n in m.milliseconds else "" for n in libraries]
+        speedup = m.speedup()
+        table.add_row(m.op, m.work, *cells, "" if speedup is None else f"{speedup:.1f}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small selection, about a minute")
+    parser.add_argument("--only", help="ops, separated by commas")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/latest"))
+    arguments = parser.parse_args()
+    ops = arguments.only.split(",") if arguments.only else OPS
+    if unknown := set(ops) - set(OPS):
+        parser.error(f"--only: unknown {sorted(unknown)}, known are {OPS}")
+
+    console = Console()
+    measurements: list[Measurement] = []
+    for op in ops:
+        with console.status(f"measuring {op}"):
+            found = importlib.import_module(f"benchmarks.{op}").run(quick=arguments.quick)
+        console.print(table_of(found))
+        measurements += found
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    results = environment() | {"measurements": [m.as_dict() for m in measurements]}
+    path = arguments.output / "results.json"
+    path.write_text(json.dumps(results, indent=1))
+    console.print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
