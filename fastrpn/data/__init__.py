@@ -1,5 +1,6 @@
 """Data sets, loading, and the synthetic data set of the demo."""
 
+from .baseline import ContourBaseline, majority_label
 from .errors import BadDataError
 from .image_io import image_to_array, image_to_tensor, read_image, write_image
 from .loader import Loader, build_loader
@@ -11,6 +12,7 @@ __all__ = [
     "SYNTHETIC_CLASSES",
     "BadDataError",
     "Compose",
+    "ContourBaseline",
     "Loader",
     "RandomHorizontalFlip",
     "ResizeShortSide",
@@ -19,6 +21,7 @@ __all__ = [
     "generate_synthetic",
     "image_to_array",
     "image_to_tensor",
+    "majority_label",
     "read_image",
     "write_image",
 ]

