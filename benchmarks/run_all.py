@@ -1,4 +1,4 @@
-"""Runs every benchmark: `python -m benchmarks.run_all [--quick] [--only nms,box_iou] [--output FOLDER]`.
+"""Runs every benchmark: `python -m benchmarks.run_all [--quick] [--only OPS] [--output FOLDER]`.
 
 Each benchmarks/<op>.py offers `run(quick: bool) -> list[Measurement]`. Prints a table, writes
 results.json and the plots.
@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.plots import draw
 from benchmarks.timing import Measurement
 
 OPS = [
@@ -90,7 +91,8 @@ def main() -> None:
     results = environment() | {"measurements": [m.as_dict() for m in measurements]}
     path = arguments.output / "results.json"
     path.write_text(json.dumps(results, indent=1))
-    console.print(f"wrote {path}")
+    for written in [path, *draw(path)]:
+        console.print(f"wrote {written}")
 
 
 if __name__ == "__main__":
