@@ -14,8 +14,9 @@ _MIN_SIDE = 8  # pixels; anything smaller is taken for noise
 class ContourBaseline:
     """Boxes around the regions whose colour differs from the background's.
 
-    The background is the colour of the median pixel; Otsu's threshold on the distance from it (in Lab)
-    says what differs; each connected region gives a box, scored by the part of the box it fills.
+    The background is taken to have the median colour. Otsu's threshold on the distance from it (in
+    Lab) says what differs. Each connected region gives a box, scored by the part of it that the
+    region fills.
 
     Args:
         label: the label of every detection; see `majority_label`.

@@ -66,7 +66,10 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
 
 def image_to_tensor(image: np.ndarray) -> torch.Tensor:
     """uint8 [H,W,3] -> contiguous float32 [3,H,W] in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)
+    # NumPy, not torch: an image is too small to be worth waking torch's threads.
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
+    planes /= 255
+    return torch.from_numpy(planes)
 
 
 def image_to_array(image: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -81,8 +84,8 @@ def image_to_array(image: torch.Tensor | np.ndarray) -> np.ndarray:
         return image
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"image must be [3,H,W], got {tuple(image.shape)}")
-    scaled = image.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return np.ascontiguousarray(scaled.permute(1, 2, 0).cpu().numpy())
+    pixels = image.detach().cpu().float().numpy().transpose(1, 2, 0)
+    return np.rint(255 * np.clip(pixels, 0, 1)).astype(np.uint8, order="C")
 
 
 def _decode(content: bytes) -> np.ndarray | None:

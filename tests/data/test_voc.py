@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from fastrpn.data import BadDataError, VOCDataset, read_image, write_image
+from fastrpn.data import (
+    BadDataError,
+    VOCDataset,
+    image_to_array,
+    image_to_tensor,
+    read_image,
+    write_image,
+)
 
 
 def _object(name="cat", box=(1, 1, 10, 10), difficult=0):
@@ -63,6 +70,17 @@ def test_images_are_rgb(tmp_path):
     red[..., 0] = 255
     write_image(tmp_path / "red.png", red)
     assert (read_image(tmp_path / "red.png") == red).all()
+
+
+def test_arrays_and_tensors_convert_without_loss():
+    image = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
+    tensor = image_to_tensor(image)
+    assert tensor.shape == (3, 7, 9) and tensor.is_contiguous()
+    assert (image_to_array(tensor) == image).all() and image_to_array(image) is image
+    assert image_to_array(torch.full((3, 2, 2), 1.7)).max() == 255
+    for wrong in (image[0], image.astype(np.float32), tensor[:1]):
+        with pytest.raises(ValueError, match="image must be"):
+            image_to_array(wrong)
 
 
 def test_image_without_objects_has_empty_tensors(root):
