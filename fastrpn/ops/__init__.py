@@ -19,8 +19,10 @@ from fastrpn.ops.iou_variants import (  # noqa: E402
     generalized_box_iou,
 )
 from fastrpn.ops.match_anchors import match_anchors  # noqa: E402
+from fastrpn.ops.nms import batched_nms, nms, nms_padded  # noqa: E402
 
 __all__ = [
+    "batched_nms",
     "box_area",
     "box_convert",
     "box_iou",
@@ -32,5 +34,7 @@ __all__ = [
     "generalized_box_iou",
     "generate_proposals",
     "match_anchors",
+    "nms",
+    "nms_padded",
     "remove_small_boxes",
 ]

@@ -1,0 +1,25 @@
+// Scratch memory of a CPU kernel: uninitialised, freed at the end of the scope.
+#pragma once
+
+#include <cstdint>
+#include <new>
+
+namespace fastrpn::FASTRPN_SIMD_LEVEL {
+
+template <typename T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) : data_(static_cast<T*>(::operator new(size_t(size) * sizeof(T)))) {}
+  ~Buffer() { ::operator delete(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  T* data() { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+  const T& operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  T* data_;
+};
+
+}  // namespace fastrpn::FASTRPN_SIMD_LEVEL

@@ -1,0 +1,153 @@
+"""Greedy non-maximum suppression: exact, in score order, of one set of boxes or of a batch."""
+
+import torch
+from torch import Tensor
+
+from fastrpn.ops._checks import (
+    check_boxes,
+    check_float,
+    check_integers,
+    check_numbers,
+    check_same_device,
+    check_same_dtype,
+    check_shape,
+)
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Keeps the boxes that no better kept box overlaps too much; as `torchvision.ops.nms`.
+
+    In order of descending score (ties by index, NaN first) a box is kept unless its IoU with a box
+    kept before is greater than the threshold. The indices are those of torchvision's CPU kernel,
+    whatever the device. A NaN IoU suppresses nothing. Half types compute in float32.
+
+    Args:
+        boxes: `[N, 4]` xyxy in pixels.
+        scores: `[N]`, dtype and device of `boxes`.
+        iou_threshold: suppress above it.
+
+    Returns:
+        `[K]` int64 indices of the kept boxes, by descending score.
+
+    Raises:
+        TypeError: not a tensor, not floats, or two dtypes.
+        ValueError: wrong shape or two devices.
+    """
+    _check(boxes, scores)
+    return torch.ops.fastrpn.nms(boxes, scores, iou_threshold)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """NMS of each class for itself; as `torchvision.ops.batched_nms`.
+
+    The classes never see each other, whatever their coordinates: torchvision moves them apart by an
+    offset, which rounds the boxes and fails for negative coordinates.
+
+    Args:
+        boxes: `[N, 4]` xyxy in pixels.
+        scores: `[N]`, dtype and device of `boxes`.
+        idxs: `[N]` the class (or level, image, ...) of each box: numbers of any value.
+        iou_threshold: suppress above it.
+
+    Returns:
+        `[K]` int64 indices of the kept boxes of all classes, by descending score, ties by index.
+
+    Raises:
+        TypeError: not a tensor, not floats, two dtypes, or classes that are not numbers.
+        ValueError: wrong shape or two devices.
+    """
+    _check(boxes, scores)
+    check_numbers("idxs", idxs)
+    check_shape("idxs", idxs, tuple(scores.shape))
+    check_same_device("idxs", idxs, "boxes", boxes)
+    if idxs.is_floating_point():
+        idxs = idxs.unique(return_inverse=True)[1]
+    return torch.ops.fastrpn.batched_nms(boxes, scores, idxs.long(), iou_threshold)
+
+
+def nms_padded(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    max_output: int,
+    *,
+    counts: Tensor | None = None,
+    groups: Tensor | None = None,
+    score_threshold: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """NMS of a batch with a result of fixed shape, without synchronising with the device.
+
+    Each image is one :func:`batched_nms`, cut off after its `max_output` best boxes. The search
+    ends there, so that a small `max_output` costs little.
+
+    Args:
+        boxes: `[B, N, 4]` xyxy in pixels.
+        scores: `[B, N]`, dtype and device of `boxes`.
+        iou_threshold: suppress above it.
+        max_output: how many boxes of an image to keep at most.
+        counts: `[B]` integers; rows `>= counts[b]` of an image are padding and take no part.
+        groups: `[B, N]` integers; boxes of different groups do not suppress each other.
+        score_threshold: boxes with a score `<=` this (or NaN) take no part.
+
+    Returns:
+        indices: `[B, max_output]` int64, by descending score within an image; -1 past `counts`.
+        counts: `[B]` int64, how many boxes were kept.
+
+    Raises:
+        TypeError: not a tensor, wrong dtype, or two float dtypes.
+        ValueError: wrong shape, two devices, or a negative `max_output`.
+    """
+    check_float("boxes", boxes)
+    check_float("scores", scores)
+    check_shape("boxes", boxes, ("B", "N", 4))
+    check_shape("scores", scores, tuple(boxes.shape[:2]))
+    check_same_dtype("scores", scores, "boxes", boxes)
+    check_same_device("scores", scores, "boxes", boxes)
+    if max_output < 0:
+        raise ValueError(f"max_output: expected a number >= 0, got {max_output}")
+    if counts is not None:
+        counts = _integers("counts", counts, boxes, (boxes.shape[0],))
+    if groups is not None:
+        groups = _integers("groups", groups, boxes, tuple(scores.shape))
+    return torch.ops.fastrpn.nms_padded(
+        boxes, scores, iou_threshold, max_output, counts, groups, score_threshold
+    )
+
+
+def _check(boxes: Tensor, scores: Tensor) -> None:
+    check_boxes("boxes", boxes)
+    check_float("scores", scores)
+    if scores.dim() != 1 or scores.shape[0] != boxes.shape[0]:
+        raise ValueError(f"scores: expected shape [{boxes.shape[0]}], got {list(scores.shape)}")
+    check_same_dtype("scores", scores, "boxes", boxes)
+    check_same_device("scores", scores, "boxes", boxes)
+
+
+def _integers(name: str, value: Tensor, boxes: Tensor, shape: tuple) -> Tensor:
+    check_integers(name, value)
+    check_shape(name, value, shape)
+    check_same_device(name, value, "boxes", boxes)
+    return value.long()
+
+
+def _unknown_length(boxes: Tensor) -> Tensor:
+    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+
+
+@torch.library.register_fake("fastrpn::nms")
+def _(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    return _unknown_length(boxes)
+
+
+@torch.library.register_fake("fastrpn::batched_nms")
+def _(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    return _unknown_length(boxes)
+
+
+@torch.library.register_fake("fastrpn::nms_padded")
+def _(boxes, scores, iou_threshold, max_output, counts, groups, score_threshold):
+    batch = boxes.shape[0]
+    return (
+        boxes.new_empty((batch, max_output), dtype=torch.int64),
+        boxes.new_empty((batch,), dtype=torch.int64),
+    )
