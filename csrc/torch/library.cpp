@@ -26,12 +26,12 @@ STABLE_TORCH_LIBRARY(fastrpn, m) {
       "roi_pool_argmax(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width) "
       "-> (Tensor, Tensor)");
   m.def(
-      "roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, float spatial_scale, int batch, int "
-      "channels, int height, int width) -> Tensor");
+      "roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, float spatial_scale, SymInt batch, "
+      "SymInt channels, SymInt height, SymInt width) -> Tensor");
   m.def(
       "roi_align(Tensor[] inputs, Tensor rois, Tensor? roi_levels, float[] spatial_scales, int "
       "pooled_height, int pooled_width, int sampling_ratio, bool aligned) -> Tensor");
   m.def(
       "roi_align_backward(Tensor grad, Tensor rois, Tensor? roi_levels, float[] spatial_scales, int "
-      "sampling_ratio, bool aligned, int batch, int[] heights, int[] widths) -> Tensor[]");
+      "sampling_ratio, bool aligned, SymInt batch, SymInt[] heights, SymInt[] widths) -> Tensor[]");
 }

@@ -33,8 +33,12 @@ Tensor new_empty_tensor(std::initializer_list<int64_t> sizes, ScalarType dtype, 
 bool is_channels_last(const Tensor& tensor) {
   if (tensor.dim() != 4 || tensor.is_contiguous()) return false;
   const int64_t channels = tensor.size(1), height = tensor.size(2), width = tensor.size(3);
-  return tensor.stride(1) == 1 && tensor.stride(3) == channels && tensor.stride(2) == width * channels &&
-         (tensor.size(0) <= 1 || tensor.stride(0) == height * width * channels);
+  // As torch: the stride of a dimension of size 1 means nothing.
+  const auto strides_by = [&](int64_t dim, int64_t stride) {
+    return tensor.size(dim) == 1 || tensor.stride(dim) == stride;
+  };
+  return strides_by(1, 1) && strides_by(3, channels) && strides_by(2, width * channels) &&
+         strides_by(0, height * width * channels);
 }
 
 Tensor as_contiguous(const Tensor& tensor, bool channels_last) {

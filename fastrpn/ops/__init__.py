@@ -20,9 +20,11 @@ from fastrpn.ops.iou_variants import (  # noqa: E402
 )
 from fastrpn.ops.match_anchors import match_anchors  # noqa: E402
 from fastrpn.ops.nms import batched_nms, nms, nms_padded  # noqa: E402
+from fastrpn.ops.roi_pool import RoIPool, roi_pool  # noqa: E402
 
 __all__ = [
     "batched_nms",
+    "RoIPool",
     "box_area",
     "box_convert",
     "box_iou",
@@ -37,4 +39,5 @@ __all__ = [
     "nms",
     "nms_padded",
     "remove_small_boxes",
+    "roi_pool",
 ]

@@ -148,3 +148,44 @@ def generate_proposals(
         proposals[b, : len(kept)] = box[kept]
         scores[b, : len(kept)] = score[kept]
     return proposals, scores, counts
+
+
+def roi_pool(
+    input: Tensor, rois: Tensor, output_size: tuple[int, int], spatial_scale: float
+) -> tuple[Tensor, Tensor]:
+    """Max pooling, `[N, C, H, W]`, `[K, 5]` -> `[K, C, h, w]` and the cell that won, or -1."""
+    rows, columns = output_size
+    height, width = input.shape[2:]
+    lowest = torch.finfo(input.dtype).min
+    shape = (len(rois), input.shape[1], rows, columns)
+    output, argmax = input.new_zeros(shape), torch.full(shape, -1, dtype=torch.int32)
+    for n, roi in enumerate(rois):
+        if not roi.isfinite().all():
+            continue
+        scaled = roi[1:] * spatial_scale
+        x1, y1, x2, y2 = (scaled.sign() * (scaled.abs() + 0.5).floor()).long().tolist()
+        y_begin, y_end = pool_bins(y1, y2, rows, height, rois.dtype)
+        x_begin, x_end = pool_bins(x1, x2, columns, width, rois.dtype)
+        for ph in range(rows):
+            for pw in range(columns):
+                ys = torch.arange(y_begin[ph], y_end[ph])
+                xs = torch.arange(x_begin[pw], x_end[pw])
+                cells = (ys[:, None] * width + xs).flatten()
+                if len(cells) == 0:
+                    continue
+                features = input[int(roi[0])].flatten(1)[:, cells]
+                best, at = torch.where(features > lowest, features, lowest).max(dim=1)
+                output[n, :, ph, pw] = best
+                argmax[n, :, ph, pw] = torch.where(best > lowest, cells[at], -1).int()
+    return output, argmax
+
+
+def pool_bins(
+    start: int, end: int, bins: int, size: int, dtype: torch.dtype
+) -> tuple[list[int], list[int]]:
+    """First cell and end of each bin of the cells start..end, clipped to the map."""
+    extent = torch.tensor(max(end - start + 1, 1), dtype=dtype) / bins
+    index = torch.arange(bins, dtype=dtype)
+    begin = start + (index * extent).floor().long()
+    stop = start + ((index + 1) * extent).ceil().long()
+    return begin.clamp(0, size).tolist(), stop.clamp(0, size).tolist()

@@ -1,0 +1,296 @@
+// roi_pool on the CPU: SIMD across channels.
+//
+// A bin's maximum is taken for a block of channels at once. A map that is channels last is read where it
+// lies; of any other the part that a tile of RoIs reads is packed first (core/roi_tiles.h), and the pooled
+// block is transposed into the output. Work: channels * (cells in bins + cells packed); a tile packs at most
+// the map, and never more than its RoIs cover.
+//
+// Threads own (tile, block) pairs, or RoIs of a channels-last map; no result depends on the split.
+// Numerics: each maximum takes its cells in raster order with `>`, as torchvision does: the first of equals
+// wins, NaN never does. A maximum is exact in every type.
+#include "core/roi_pool/roi_pool.h"
+#include "core/roi_tiles.h"
+
+namespace fastrpn::FASTRPN_SIMD_LEVEL {
+namespace {
+
+template <typename T>
+constexpr T kLowest = T(-3.4028234663852886e+38);
+template <>
+constexpr double kLowest<double> = -1.7976931348623157e+308;
+
+// Vectors of a block that are pooled together; more would not fit the registers.
+template <typename T>
+constexpr int kVectors = kBlock / kLanes<T> < 4 ? kBlock / kLanes<T> : 4;
+
+// Borders of a RoI's bins: rows [y_begin[ph], y_end[ph]), columns [x_begin[pw], x_end[pw]).
+struct Bins {
+  int64_t pooled_height, pooled_width;
+  const int32_t *y_begin, *y_end, *x_begin, *x_end;
+
+  Bins(const RoiPoolArgs& args, const int32_t* borders)
+      : pooled_height(args.pooled_height),
+        pooled_width(args.pooled_width),
+        y_begin(borders),
+        y_end(y_begin + pooled_height),
+        x_begin(y_end + pooled_height),
+        x_end(x_begin + pooled_width) {}
+};
+
+// Borders of all RoIs, the image each reads (-1: none) and the part of it.
+template <typename T>
+void plan(const RoiPoolArgs& args, int32_t* borders, int64_t* image_of, Region* region_of) {
+  const int64_t ph = args.pooled_height, pw = args.pooled_width;
+  Buffer<T> rois(5 * args.num_rois);
+  widen_rois<T>(args.rois, args.roi_dtype, args.num_rois, rois);
+  for (int64_t n = 0; n < args.num_rois; ++n, borders += 2 * (ph + pw)) {
+    const T* roi = rois + 5 * n;
+    image_of[n] = roi_image(roi, args.batch);
+    if (image_of[n] < 0) continue;
+    const auto fill = [&](T low, T high, int64_t size, int64_t pooled, int32_t* to) {
+      const PoolAxis<T> axis = pool_axis(low, high, T(args.spatial_scale), pooled);
+      for (int64_t i = 0; i < pooled; ++i) {
+        int64_t begin, end;
+        pool_bin(axis, i, size, &begin, &end);
+        to[i] = int32_t(begin);
+        to[pooled + i] = int32_t(end);
+      }
+    };
+    fill(roi[2], roi[4], args.height, ph, borders);
+    fill(roi[1], roi[3], args.width, pw, borders + 2 * ph);
+    const Bins bins(args, borders);
+    region_of[n] = {bins.y_begin[0], bins.y_end[ph - 1], bins.x_begin[0], bins.x_end[pw - 1]};
+  }
+}
+
+// Channel 0 of the cell in row 0, column 0 (which need not exist), and how far apart cells lie.
+template <typename T>
+struct Cells {
+  const T* origin;
+  int64_t row, cell;
+};
+
+inline void store_index(Vector<int32_t> index, int32_t* to) { store<int32_t>(index, to); }
+inline void store_index(Vector<int64_t> index, int32_t* to) {
+  for (int i = 0; i < kLanes<int64_t>; ++i) to[i] = int32_t(index[i]);
+}
+
+// All bins of a RoI for kCount vectors of channels; bins lie `stride` elements apart in the outputs.
+template <typename T, int kCount, bool kArgmax>
+void pool_bins(Cells<T> cells, const Bins& bins, int64_t width, T* output, int32_t* argmax, int64_t stride) {
+  using Index = decltype(Vector<T>{} > Vector<T>{});
+  for (int64_t ph = 0; ph < bins.pooled_height; ++ph) {
+    const int64_t y_begin = bins.y_begin[ph], y_end = bins.y_end[ph];
+    for (int64_t pw = 0; pw < bins.pooled_width; ++pw) {
+      const int64_t x_begin = bins.x_begin[pw], x_end = bins.x_end[pw];
+      const bool empty = y_end <= y_begin || x_end <= x_begin;
+      Vector<T> best[kCount];
+      Index at[kCount];
+      for (int k = 0; k < kCount; ++k) {
+        best[k] = broadcast(empty ? T(0) : kLowest<T>);
+        at[k] = Index{} - 1;
+      }
+      for (int64_t y = y_begin; y < y_end; ++y) {
+        const T* cell = cells.origin + y * cells.row + x_begin * cells.cell;
+        for (int64_t x = x_begin; x < x_end; ++x, cell += cells.cell) {
+          for (int k = 0; k < kCount; ++k) {
+            const Vector<T> value = load(cell + k * kLanes<T>);
+            if (kArgmax) at[k] = value > best[k] ? Index{} + int32_t(y * width + x) : at[k];
+            best[k] = value > best[k] ? value : best[k];
+          }
+        }
+      }
+      for (int k = 0; k < kCount; ++k) {
+        store<T>(best[k], output + k * kLanes<T>);
+        if (kArgmax) store_index(at[k], argmax + k * kLanes<T>);
+      }
+      output += stride;
+      if (kArgmax) argmax += stride;
+    }
+  }
+}
+
+// A single channel, any layout: for RoIs too large to pack.
+template <typename T, typename Stored>
+void pool_plainly(const Stored* map, MapLayout layout, const Bins& bins, int64_t width, Stored* output,
+                  int32_t* argmax, int64_t stride) {
+  for (int64_t ph = 0; ph < bins.pooled_height; ++ph) {
+    for (int64_t pw = 0; pw < bins.pooled_width; ++pw, output += stride) {
+      const bool empty = bins.y_end[ph] <= bins.y_begin[ph] || bins.x_end[pw] <= bins.x_begin[pw];
+      T best = empty ? T(0) : kLowest<T>;
+      int32_t at = -1;
+      for (int64_t y = bins.y_begin[ph]; y < bins.y_end[ph]; ++y) {
+        for (int64_t x = bins.x_begin[pw]; x < bins.x_end[pw]; ++x) {
+          const T value = widen(map[y * layout.row + x * layout.cell]);
+          if (value > best) {
+            best = value;
+            at = int32_t(y * width + x);
+          }
+        }
+      }
+      *output = narrow<Stored>(best);
+      if (argmax != nullptr) {
+        *argmax = at;
+        argmax += stride;
+      }
+    }
+  }
+}
+
+// Everything that is fixed for one call.
+template <typename T, typename Stored>
+struct Call {
+  const RoiPoolArgs& args;
+  int64_t bins = args.pooled_height * args.pooled_width;
+  int64_t plane = args.height * args.width;
+  MapLayout layout = args.channels_last ? MapLayout{1, args.width * args.channels, args.channels}
+                                        : MapLayout{plane, args.width, 1};
+  Buffer<int32_t> borders{args.num_rois * 2 * (args.pooled_height + args.pooled_width)};
+  Buffer<int64_t> image_of{args.num_rois};
+  Buffer<Region> region_of{args.num_rois};
+  Buffer<int64_t> order{args.num_rois};
+  Buffer<Tile> tiles{args.num_rois};
+
+  explicit Call(const RoiPoolArgs& args) : args(args) { plan<T>(args, borders, image_of, region_of); }
+
+  Bins bins_of(int64_t n) const {
+    return Bins(args, borders + n * 2 * (args.pooled_height + args.pooled_width));
+  }
+  const Stored* map(int64_t image, int64_t channel) const {
+    return static_cast<const Stored*>(args.features) + image * args.channels * plane +
+           channel * layout.channel;
+  }
+  // Offset of a RoI's first bin; bins lie bin_stride() apart.
+  int64_t offset(int64_t n, int64_t channel) const {
+    return n * args.channels * bins + channel * (args.channels_last ? 1 : bins);
+  }
+  int64_t bin_stride() const { return args.channels_last ? args.channels : 1; }
+  Stored* output(int64_t offset) const { return static_cast<Stored*>(args.output) + offset; }
+  int32_t* argmax(int64_t offset) const { return args.argmax == nullptr ? nullptr : args.argmax + offset; }
+
+  void clear(int64_t n) const {
+    const int64_t size = args.channels * bins;
+    memset(static_cast<void*>(output(n * size)), 0, size_t(size) * sizeof(Stored));
+    if (args.argmax != nullptr) memset(argmax(n * size), 0xff, size_t(size) * sizeof(int32_t));
+  }
+};
+
+// Moves a pooled block, [bins][kBlock], to its place in the output.
+template <typename To, typename From>
+void place(const From* block, int64_t bins, int64_t channels, bool channels_last, int64_t stride, To* to) {
+  if (!channels_last) return transpose(block, kBlock, bins, channels, to, bins);
+  for (int64_t bin = 0; bin < bins; ++bin) {
+    for (int64_t c = 0; c < channels; ++c) {
+      to[bin * stride + c] = Convert<To, From>::from(block[bin * kBlock + c]);
+    }
+  }
+}
+
+template <typename T, typename Stored, bool kArgmax>
+void pool_packed(const Call<T, Stored>& call, const ParallelFor& parallel_for) {
+  const RoiPoolArgs& args = call.args;
+  const int64_t blocks = (args.channels + kBlock - 1) / kBlock;
+  const int64_t fair_share = args.num_rois * blocks / (2 * parallel_for.num_threads) + 1;
+  const Tiling tiling = make_tiles(call.image_of, call.region_of, args.num_rois, args.batch,
+                                   fair_share < kTileRois ? fair_share : kTileRois, call.order, call.tiles);
+  for (int64_t i = tiling.num_rois; i < args.num_rois; ++i) call.clear(call.order[i]);
+  const int64_t cells = tiling.most_cells < kTileCells ? tiling.most_cells : kTileCells;
+
+  parallel_for(tiling.num_tiles * blocks, 1, [&](int64_t begin, int64_t end) {
+    Buffer<T> packed(cells * kBlock), pooled(call.bins * kBlock);
+    Buffer<int32_t> argmax(kArgmax ? call.bins * kBlock : 0);
+    Buffer<int64_t> stretch(2 * args.height);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const Tile& tile = call.tiles[unit / blocks];
+      const int64_t channel = unit % blocks * kBlock;
+      const int64_t channels = args.channels - channel < kBlock ? args.channels - channel : kBlock;
+      if (tile.box.cells() > kTileCells) {
+        for (int64_t c = channel; c < channel + channels; ++c) {
+          const int64_t n = call.order[tile.begin], to = call.offset(n, c);
+          pool_plainly<T>(call.map(tile.map, c), call.layout, call.bins_of(n), args.width, call.output(to),
+                          call.argmax(to), call.bin_stride());
+        }
+        continue;
+      }
+      pack(call.map(tile.map, channel), call.layout, channels, tile, call.order, call.region_of, stretch,
+           static_cast<T*>(packed));
+      const int64_t row = (tile.box.x_end - tile.box.x_begin) * kBlock;
+      const Cells<T> source = {packed - tile.box.y_begin * row - tile.box.x_begin * kBlock, row, kBlock};
+      for (int64_t i = tile.begin; i < tile.end; ++i) {
+        const int64_t n = call.order[i], to = call.offset(n, channel);
+        for (int c = 0; c < kBlock; c += kVectors<T> * kLanes<T>) {
+          pool_bins<T, kVectors<T>, kArgmax>({source.origin + c, row, kBlock}, call.bins_of(n), args.width,
+                                             pooled + c, argmax + c, kBlock);
+        }
+        place(static_cast<T*>(pooled), call.bins, channels, args.channels_last, args.channels,
+              call.output(to));
+        if (kArgmax) {
+          place(static_cast<int32_t*>(argmax), call.bins, channels, args.channels_last, args.channels,
+                call.argmax(to));
+        }
+      }
+    }
+  });
+}
+
+// Channels last and nothing to widen: features are read and results written in place.
+template <typename T, bool kArgmax>
+void pool_in_place(const Call<T, T>& call, const ParallelFor& parallel_for) {
+  const RoiPoolArgs& args = call.args;
+  const MapLayout& layout = call.layout;
+  parallel_for(args.num_rois, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      if (call.image_of[n] < 0) {
+        call.clear(n);
+        continue;
+      }
+      const Bins bins = call.bins_of(n);
+      int64_t channel = 0;
+      for (; channel + kVectors<T> * kLanes<T> <= args.channels; channel += kVectors<T> * kLanes<T>) {
+        const int64_t to = call.offset(n, channel);
+        pool_bins<T, kVectors<T>, kArgmax>({call.map(call.image_of[n], channel), layout.row, layout.cell},
+                                           bins, args.width, call.output(to), call.argmax(to), args.channels);
+      }
+      for (; channel < args.channels; channel += kLanes<T>) {
+        const int64_t to = call.offset(n, channel);
+        pool_bins<T, 1, kArgmax>({call.map(call.image_of[n], channel), layout.row, layout.cell}, bins,
+                                 args.width, call.output(to), call.argmax(to), args.channels);
+      }
+    }
+  });
+}
+
+template <typename T, typename Stored, bool kArgmax>
+void pool(const RoiPoolArgs& args, const ParallelFor& parallel_for) {
+  const Call<T, Stored> call(args);
+  if constexpr (sizeof(T) == sizeof(Stored)) {
+    if (args.channels_last && args.channels % kLanes<T> == 0) {
+      return pool_in_place<T, kArgmax>(call, parallel_for);
+    }
+  }
+  pool_packed<T, Stored, kArgmax>(call, parallel_for);
+}
+
+template <typename Stored>
+void pool(const RoiPoolArgs& args, const ParallelFor& parallel_for) {
+  using T = compute_t<Stored>;
+  args.argmax == nullptr ? pool<T, Stored, false>(args, parallel_for)
+                         : pool<T, Stored, true>(args, parallel_for);
+}
+
+}  // namespace
+
+void roi_pool_cpu(const RoiPoolArgs& args, const ParallelFor& parallel_for) {
+  switch (args.dtype) {
+    case DType::float16:
+      return pool<half_t>(args, parallel_for);
+    case DType::bfloat16:
+      return pool<bfloat16_t>(args, parallel_for);
+    case DType::float32:
+      return pool<float>(args, parallel_for);
+    case DType::float64:
+      return pool<double>(args, parallel_for);
+  }
+}
+
+}  // namespace fastrpn::FASTRPN_SIMD_LEVEL

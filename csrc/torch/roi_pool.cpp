@@ -1,0 +1,102 @@
+#include "core/roi_pool/roi_pool.h"
+
+#include <limits>
+#include <tuple>
+
+#include "torch/tensor.h"
+
+namespace fastrpn {
+namespace {
+
+void check_rois(const Tensor& rois, const Tensor& features, const char* name) {
+  STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 5, "rois must have shape [K, 5]");
+  check_same_device(rois, "rois", features, name);
+  const bool half_features =
+      features.scalar_type() == ScalarType::Half || features.scalar_type() == ScalarType::BFloat16;
+  STD_TORCH_CHECK(rois.scalar_type() == features.scalar_type() ||
+                      (half_features && rois.scalar_type() == ScalarType::Float),
+                  "rois must have the dtype of ", name, ", or float32 beside a half type");
+}
+
+// Forward, everything but the launch, which differs by device.
+template <typename Launch>
+std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, double spatial_scale,
+                                    int64_t pooled_height, int64_t pooled_width, bool with_argmax,
+                                    const Launch& launch) {
+  STD_TORCH_CHECK(input.dim() == 4, "input must have shape [N, C, H, W]");
+  check_rois(rois, input, "input");
+  STD_TORCH_CHECK(pooled_height > 0 && pooled_width > 0, "output_size must be positive");
+  const int64_t batch = input.size(0), channels = input.size(1), height = input.size(2),
+                width = input.size(3);
+  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
+  STD_TORCH_CHECK(height <= kLargest && width <= kLargest, "input must be smaller than 2^31 each way");
+  STD_TORCH_CHECK(!with_argmax || height * width <= kLargest,
+                  "input must have fewer than 2^31 cells where a gradient is needed");
+  const bool channels_last = is_channels_last(input);
+  Tensor output = new_empty_tensor({rois.size(0), channels, pooled_height, pooled_width}, input.scalar_type(),
+                                   input, channels_last);
+  Tensor argmax = with_argmax ? new_empty_tensor({rois.size(0), channels, pooled_height, pooled_width},
+                                                 ScalarType::Int, input, channels_last)
+                              : output;
+  if (output.numel() == 0) return {output, argmax};
+  const Tensor features = as_contiguous(input, channels_last), boxes = as_contiguous(rois);
+  launch({dtype_of(features, "input"), dtype_of(boxes, "rois"), features.const_data_ptr(),
+          boxes.const_data_ptr(), batch, channels, height, width, boxes.size(0), pooled_height, pooled_width,
+          spatial_scale, channels_last, output.mutable_data_ptr(),
+          with_argmax ? static_cast<int32_t*>(argmax.mutable_data_ptr()) : nullptr});
+  return {output, argmax};
+}
+
+template <typename Launch>
+Tensor roi_pool_backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, double spatial_scale,
+                         int64_t batch, int64_t channels, int64_t height, int64_t width,
+                         const Launch& launch) {
+  check_rois(rois, grad, "grad");
+  check_same_device(argmax, "argmax", grad, "grad");
+  STD_TORCH_CHECK(argmax.scalar_type() == ScalarType::Int, "argmax must be int32");
+  STD_TORCH_CHECK(
+      grad.dim() == 4 && argmax.dim() == 4 && grad.size(0) == rois.size(0) && grad.size(1) == channels,
+      "grad must have shape [K, C, pooled_height, pooled_width]");
+  for (int64_t i = 0; i < 4; ++i) {
+    STD_TORCH_CHECK(grad.size(i) == argmax.size(i), "argmax must have the shape of grad");
+  }
+  const bool channels_last = is_channels_last(argmax);
+  Tensor result = new_empty_tensor({batch, channels, height, width}, grad.scalar_type(), grad, channels_last);
+  if (result.numel() == 0) return result;
+  const Tensor gradient = as_contiguous(grad, channels_last), winners = as_contiguous(argmax, channels_last),
+               boxes = as_contiguous(rois);
+  launch({dtype_of(gradient, "grad"), dtype_of(boxes, "rois"), gradient.const_data_ptr(),
+          boxes.const_data_ptr(), static_cast<const int32_t*>(winners.const_data_ptr()), batch, channels,
+          height, width, boxes.size(0), grad.size(2), grad.size(3), spatial_scale, channels_last,
+          result.mutable_data_ptr()});
+  return result;
+}
+
+void launch_on_cpu(const RoiPoolArgs& args) { FASTRPN_CPU(roi_pool_cpu)(args, torch_parallel_for()); }
+
+Tensor roi_pool_on_cpu(Tensor input, Tensor rois, double spatial_scale, int64_t pooled_height,
+                       int64_t pooled_width) {
+  return std::get<0>(roi_pool(input, rois, spatial_scale, pooled_height, pooled_width, false, launch_on_cpu));
+}
+
+std::tuple<Tensor, Tensor> roi_pool_argmax_on_cpu(Tensor input, Tensor rois, double spatial_scale,
+                                                  int64_t pooled_height, int64_t pooled_width) {
+  return roi_pool(input, rois, spatial_scale, pooled_height, pooled_width, true, launch_on_cpu);
+}
+
+Tensor roi_pool_backward_on_cpu(Tensor grad, Tensor rois, Tensor argmax, double spatial_scale, int64_t batch,
+                                int64_t channels, int64_t height, int64_t width) {
+  return roi_pool_backward(grad, rois, argmax, spatial_scale, batch, channels, height, width,
+                           [](const RoiPoolBackwardArgs& args) {
+                             FASTRPN_CPU(roi_pool_backward_cpu)(args, torch_parallel_for());
+                           });
+}
+
+}  // namespace
+}  // namespace fastrpn
+
+STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) {
+  m.impl("roi_pool", TORCH_BOX(&fastrpn::roi_pool_on_cpu));
+  m.impl("roi_pool_argmax", TORCH_BOX(&fastrpn::roi_pool_argmax_on_cpu));
+  m.impl("roi_pool_backward", TORCH_BOX(&fastrpn::roi_pool_backward_on_cpu));
+}

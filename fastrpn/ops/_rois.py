@@ -1,0 +1,98 @@
+"""What roi_pool and roi_align share: argument checks, boxes as RoIs, layouts."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastrpn.ops._checks import check_float, check_same_device, check_shape
+
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+
+
+def as_pair(output_size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) from an int or a pair; ValueError unless both are positive."""
+    pair = (output_size,) * 2 if isinstance(output_size, int) else tuple(output_size)
+    if len(pair) != 2 or not all(isinstance(size, int) and size > 0 for size in pair):
+        raise ValueError(
+            f"output_size: expected a positive int or two of them, got {output_size!r}"
+        )
+    return pair
+
+
+def check_spatial_scale(spatial_scale: float) -> None:
+    """ValueError unless the scale is a positive, finite number."""
+    if not 0 < spatial_scale < math.inf:
+        raise ValueError(f"spatial_scale: expected a positive number, got {spatial_scale!r}")
+
+
+def boxes_to_rois(boxes: Sequence[Tensor]) -> Tensor:
+    """Boxes of each image, [L_i, 4], as RoIs [K, 5]: batch index, xyxy."""
+    for index, image_boxes in enumerate(boxes):
+        check_float(f"boxes[{index}]", image_boxes)
+        check_shape(f"boxes[{index}]", image_boxes, ("L", 4))
+    if not boxes:
+        raise ValueError("boxes: expected a tensor for each image, got an empty list")
+    indexed = [
+        torch.nn.functional.pad(image_boxes, (1, 0), value=float(index))
+        for index, image_boxes in enumerate(boxes)
+    ]
+    return torch.cat(indexed)
+
+
+def as_rois(boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor:
+    """Checks features and boxes and returns the boxes as RoIs, [K, 5].
+
+    On the CPU, a batch index outside [0, N) raises a ValueError; a GPU is not made to wait for
+    such a check, there the RoI gives zeros.
+    """
+    check_float("input", input)
+    check_shape("input", input, ("N", "C", "H", "W"))
+    rois = boxes if isinstance(boxes, Tensor) else boxes_to_rois(boxes)
+    check_float("boxes", rois)
+    check_shape("boxes", rois, ("K", 5))
+    if rois.dtype != input.dtype and not (
+        rois.dtype == torch.float32 and input.dtype in HALF_DTYPES
+    ):
+        raise TypeError(
+            f"boxes: expected the dtype of input, {input.dtype}, or float32 beside a half type, "
+            f"got {rois.dtype}"
+        )
+    check_same_device("boxes", rois, "input", input)
+    if rois is boxes and rois.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_batch_index(rois, input.shape[0])
+    return rois
+
+
+def check_batch_index(rois: Tensor, batch: int) -> None:
+    """ValueError if a RoI names an image outside [0, batch)."""
+    if rois.shape[0] == 0:
+        return
+    lowest, highest = torch.aminmax(rois.detach()[:, 0])
+    if lowest <= -1 or highest >= batch:
+        bad = lowest if lowest <= -1 else highest
+        raise ValueError(f"boxes: expected a batch index from 0 to {batch - 1}, got {bad.item()}")
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """True for a tensor stored channels last and not also NCHW-contiguous; decides the layout of
+    outputs, as `is_channels_last` does in the compiled library."""
+    return (
+        tensor.dim() == 4
+        and not tensor.is_contiguous()
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def new_empty(
+    like: Tensor, shape: Sequence[int], dtype: torch.dtype, channels_last: bool
+) -> Tensor:
+    """An empty tensor of that shape and layout."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
+
+
+def needs_gradient(*tensors: Tensor) -> bool:
+    """True if autograd records what is done to one of the tensors."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
