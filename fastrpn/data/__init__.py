@@ -1,6 +1,7 @@
 """Data sets, loading, and the synthetic data set of the demo."""
 
 from .baseline import ContourBaseline, majority_label
+from .coco import COCODataset, detections_to_coco_results
 from .errors import BadDataError
 from .image_io import image_to_array, image_to_tensor, read_image, write_image
 from .loader import Loader, build_loader
@@ -11,6 +12,7 @@ from .voc import VOCDataset
 __all__ = [
     "SYNTHETIC_CLASSES",
     "BadDataError",
+    "COCODataset",
     "Compose",
     "ContourBaseline",
     "Loader",
@@ -18,6 +20,7 @@ __all__ = [
     "ResizeShortSide",
     "VOCDataset",
     "build_loader",
+    "detections_to_coco_results",
     "generate_synthetic",
     "image_to_array",
     "image_to_tensor",
