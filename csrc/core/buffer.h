@@ -1,6 +1,7 @@
 // Scratch memory of a CPU kernel: uninitialised, freed at the end of the scope.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <new>
 

@@ -3,8 +3,8 @@
 >>> outputs = harness.run("box_iou", boxes1=boxes1, boxes2=boxes2, seeds=3)
 >>> outputs["iou"]
 
-One executable an op, kept under build/cuda_on_cpu until a source it depends on changes. Each runs the op
-with several orders of threads and insists on identical outputs.
+One executable an op, kept under build/cuda_on_cpu until a source changes. Each runs the op with
+several orders of threads and insists on identical outputs.
 """
 
 import functools
@@ -25,8 +25,8 @@ ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "cuda_on_cpu"
 
 # Kernel sources of each executable beyond csrc/core/<op>/<op>_cuda.cu.
-OPS = ("box_iou",)
-HARNESS = ("fiber.cpp", "scheduler.cpp", "runner.cpp")
+OPS = ("box_iou", "nms")
+HARNESS = ("fiber.cpp", "scheduler.cpp", "device_sort.cpp", "runner.cpp")
 
 TYPES = {
     torch.float16: "f2",
@@ -110,7 +110,7 @@ def folder() -> Path:
 
 @functools.cache
 def build() -> Path:
-    """Compiles what is missing, two compilers at a time, and returns the folder of the executables."""
+    """Compiles what is missing, two at a time, and returns the folder of the executables."""
     out = folder()
     if all((out / f"run_{op}").exists() for op in OPS):
         return out
@@ -149,8 +149,8 @@ def build_mutant(op: str, old: str, new: str, name: str) -> Path:
 def run(op: str | Path, **inputs) -> dict[str, torch.Tensor]:
     """Runs an op (or the executable of a mutant) on tensors and numbers, and returns its outputs.
 
-    `seeds` is the number of thread orders to try, `misalign` the elements by which every tensor is moved
-    off its 16-byte alignment. Raises HarnessError if the harness, a sanitizer or the op objects.
+    `seeds` is the number of thread orders to try, `misalign` the elements by which every tensor is
+    moved off its 16-byte alignment. Raises HarnessError if the harness, a sanitizer or the op objects.
     """
     executable = op if isinstance(op, Path) else build() / f"run_{op}"
     with tempfile.TemporaryDirectory() as scratch:
@@ -176,13 +176,8 @@ def run(op: str | Path, **inputs) -> dict[str, torch.Tensor]:
 def encode(name: str, value) -> bytes:
     if not isinstance(value, torch.Tensor):
         value = torch.tensor(float(value), dtype=torch.float64)
-    header = struct.pack(
-        f"<32s8sq{value.dim()}q",
-        name.encode(),
-        TYPES[value.dtype].encode(),
-        value.dim(),
-        *value.shape,
-    )
+    code, shape = TYPES[value.dtype].encode(), value.shape
+    header = struct.pack(f"<32s8sq{len(shape)}q", name.encode(), code, len(shape), *shape)
     return header + value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 

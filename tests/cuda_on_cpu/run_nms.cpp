@@ -1,0 +1,21 @@
+#include "core/nms/nms.h"
+#include "runner.h"
+
+void run_op(Run& run) {
+  fastrpn::NmsArgs args{};
+  args.dtype = run.dtype("boxes");
+  args.boxes = run.input("boxes");
+  args.scores = run.input("scores");
+  args.counts = static_cast<const int64_t*>(run.input("counts"));
+  args.groups = static_cast<const int64_t*>(run.input("groups"));
+  args.batch = run.dim("scores", 0);
+  args.n = run.dim("scores", 1);
+  args.iou_threshold = run.number("iou_threshold");
+  args.has_score_threshold = run.has("score_threshold");
+  if (args.has_score_threshold) args.score_threshold = run.number("score_threshold");
+  args.max_output = run.integer("max_output");
+  args.indices = static_cast<int64_t*>(run.output("indices", "i8", {args.batch, args.max_output}));
+  args.kept = static_cast<int64_t*>(run.output("kept", "i8", {args.batch}));
+  void* workspace = run.workspace(fastrpn::nms_workspace_bytes(args));
+  run.check(fastrpn::nms_cuda(args, workspace, run.stream()));
+}

@@ -1,0 +1,95 @@
+"""nms's CUDA kernels against the CPU's: the same rows, bit for bit."""
+
+import pytest
+import torch
+
+from fastrpn import ops
+
+from . import harness
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def random_scene(batch: int, n: int, seed: int, dtype=torch.float32, crowd: float = 60.0):
+    """Boxes [batch, n, 4] in a square of `crowd` pixels and scores [batch, n] with many ties."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(batch, n, 2, generator=generator) * crowd
+    sides = torch.rand(batch, n, 2, generator=generator) * 20 + 5
+    scores = torch.randint(0, max(n // 2, 2), (batch, n), generator=generator) / n
+    return torch.cat([corners, corners + sides], dim=2).to(dtype), scores.to(dtype)
+
+
+def run_both(boxes, scores, iou_threshold, max_output, seeds=2, **options):
+    """The harness's (indices, counts) after checking them against the CPU operator's."""
+    expected = ops.nms_padded(boxes, scores, iou_threshold, max_output, **options)
+    inputs = {name: value for name, value in options.items() if value is not None}
+    outputs = harness.run(
+        "nms",
+        boxes=boxes,
+        scores=scores,
+        iou_threshold=iou_threshold,
+        max_output=max_output,
+        seeds=seeds,
+        **inputs,
+    )
+    assert torch.equal(outputs["indices"], expected[0])
+    assert torch.equal(outputs["kept"], expected[1])
+    return outputs["indices"], outputs["kept"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch, n", [(1, 1), (2, 63), (1, 65), (3, 300)])
+def test_equals_the_cpu(batch, n, dtype):
+    boxes, scores = random_scene(batch, n, seed=n, dtype=dtype)
+    _, kept = run_both(boxes, scores, 0.5, n)
+    assert n < 60 or (kept < n).all()
+
+
+def test_several_chunks_and_sweeps():
+    # A large batch makes the chunks short: 16 images of 640 boxes would need 0.8 MB of masks each.
+    boxes, scores = random_scene(1, 5000, seed=1, crowd=600.0)
+    _, kept = run_both(boxes, scores, 0.3, 5000, seeds=1)
+    assert kept[0] > 300
+
+
+def test_groups_do_not_see_each_other():
+    boxes, scores = random_scene(2, 200, seed=2)
+    groups = torch.randint(-(2**40), 2**40, (3,))[torch.randint(0, 3, (2, 200))]
+    _, with_groups = run_both(boxes, scores, 0.4, 200, groups=groups)
+    _, without = run_both(boxes, scores, 0.4, 200)
+    assert (with_groups > without).all()
+
+
+def test_counts_scores_and_max_output_end_the_search():
+    boxes, scores = random_scene(4, 150, seed=3)
+    counts = torch.tensor([0, 150, 70, 1])
+    run_both(boxes, scores, 0.5, 20, counts=counts, score_threshold=0.1)
+    run_both(boxes, scores, 0.5, 0, seeds=1)
+    run_both(boxes, scores, 0.9, 1, seeds=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("iou_threshold", [-0.5, 0.0, 1 / 3, 0.7, 1.0])
+def test_thresholds_that_pairs_hit_exactly(iou_threshold, dtype):
+    grid = torch.arange(6.0)
+    x, y = torch.meshgrid(grid, grid, indexing="ij")
+    boxes = torch.stack([x, y, x + 2, y + 2], dim=2).reshape(1, 36, 4).repeat(1, 3, 1).to(dtype)
+    scores = torch.linspace(1, 0, 108, dtype=dtype)[None]
+    run_both(boxes, scores, iou_threshold, 108)
+
+
+def test_nan_infinite_and_degenerate_numbers():
+    boxes, scores = random_scene(1, 80, seed=4)
+    inf, nan = float("inf"), float("nan")
+    boxes[0, 3] = torch.tensor([nan, 0, 5, 5])
+    boxes[0, 7] = torch.tensor([-inf, -inf, inf, inf])
+    boxes[0, 9] = torch.tensor([5.0, 5, 5, 5])
+    boxes[0, 11] = torch.tensor([9.0, 9, 2, 2])
+    scores[0, :5] = torch.tensor([nan, inf, -inf, -0.0, 0.0])
+    run_both(boxes, scores, 0.5, 80)
+
+
+@pytest.mark.parametrize("batch, n", [(0, 5), (2, 0)])
+def test_nothing_to_do(batch, n):
+    indices, kept = run_both(torch.zeros(batch, n, 4), torch.zeros(batch, n), 0.5, 3)
+    assert (indices == -1).all() and (kept == 0).all()
