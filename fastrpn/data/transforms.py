@@ -39,7 +39,8 @@ class RandomHorizontalFlip:
     def __call__(self, image, target, rng):
         if rng.random() >= self.probability:
             return image, target
-        return image.flip(-1), {**target, "boxes": flip_boxes(target["boxes"], image.shape[-1])}
+        mirrored = torch.from_numpy(image.numpy()[..., ::-1].copy())  # wakes no threads of torch
+        return mirrored, {**target, "boxes": flip_boxes(target["boxes"], image.shape[-1])}
 
 
 class ResizeShortSide:
