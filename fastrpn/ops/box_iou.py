@@ -1,7 +1,9 @@
 """IoU of every pair of boxes."""
 
+import torch
 from torch import Tensor
 
+from fastrpn.ops._checks import FLOAT_DTYPES
 from fastrpn.ops.boxes import box_convert
 from fastrpn.ops.iou_variants import check_box_sets, inter_union
 
@@ -28,5 +30,14 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     check_box_sets(boxes1, boxes2)
     if fmt != "xyxy":
         boxes1, boxes2 = box_convert(boxes1, fmt, "xyxy"), box_convert(boxes2, fmt, "xyxy")
-    inter, union = inter_union(boxes1, boxes2)
-    return inter / union
+    wants_gradient = torch.is_grad_enabled() and (boxes1.requires_grad or boxes2.requires_grad)
+    if wants_gradient or boxes1.dtype not in FLOAT_DTYPES or boxes1.dim() != 2 or boxes2.dim() != 2:
+        inter, union = inter_union(boxes1, boxes2)
+        return inter / union
+    return torch.ops.fastrpn.box_iou(boxes1, boxes2)
+
+
+@torch.library.register_fake("fastrpn::box_iou")
+def _(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    dtype = torch.promote_types(boxes1.dtype, torch.float32)
+    return boxes1.new_empty(boxes1.shape[0], boxes2.shape[0], dtype=dtype)

@@ -15,7 +15,7 @@ from fastrpn.ops._checks import (
     check_shape,
 )
 from fastrpn.ops.box_coding import decode_boxes
-from fastrpn.ops.iou_variants import inter_union
+from fastrpn.ops.nms import nms_padded
 
 
 def generate_proposals(
@@ -87,7 +87,9 @@ def generate_proposals(
         keep = (sides >= min_size).all(dim=-1) & (scores >= 0)
 
         ranked = torch.where(keep, scores, -1.0)
-        index, counts = _nms_padded(boxes, ranked, group, nms_threshold, post_nms_top_n)
+        index, counts = nms_padded(
+            boxes, ranked, nms_threshold, post_nms_top_n, groups=group, score_threshold=-0.5
+        )
         present = index >= 0
         index = index.clamp(min=0)
         if row.shape[1] == 0:
@@ -99,28 +101,6 @@ def generate_proposals(
         proposals = boxes.gather(1, index[..., None].expand(-1, -1, 4))
         proposals = torch.where(present[..., None], proposals, 0.0)
         return proposals, torch.where(present, scores.gather(1, index), 0.0), counts
-
-
-def _nms_padded(
-    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, max_output: int
-) -> tuple[Tensor, Tensor]:
-    """Greedy NMS of `boxes [B, N, 4]` within groups, of those with a score >= 0; padded with -1."""
-    batch, n = scores.shape
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
-    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-    groups = groups.gather(1, order)
-    inter, union = inter_union(boxes, boxes)
-    overlaps = ((inter / union).double() > iou_threshold) & (
-        groups[:, :, None] == groups[:, None, :]
-    )
-    overlaps = overlaps.triu(diagonal=1)
-    alive = scores >= 0
-    for i in range(n):
-        alive = alive & ~(overlaps[:, i] & alive[:, i : i + 1])
-    rank = alive.cumsum(1) - 1
-    slot = torch.where(alive & (rank < max_output), rank, max_output)
-    indices = order.new_full((batch, max_output + 1), -1).scatter(1, slot, order)
-    return indices[:, :max_output], alive.sum(1).clamp(max=max_output)
 
 
 def _check(

@@ -1,0 +1,146 @@
+"""The box functions that are plain torch: torchvision's results."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.models.detection._utils import BoxCoder
+
+from fastrpn import ops
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+WEIGHTS = [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)]
+VARIANTS = ["generalized_box_iou", "distance_box_iou", "complete_box_iou"]
+
+
+def random_boxes(*shape: int, dtype=torch.float32, seed=0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    centre = 100 * torch.rand(*shape, 2, generator=generator, dtype=torch.float64)
+    size = torch.exp(2 + torch.randn(*shape, 2, generator=generator, dtype=torch.float64))
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int16, torch.int64])
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (0,)])
+def test_elementary_functions_equal_torchvision(dtype, shape):
+    boxes = random_boxes(*shape, dtype=dtype)
+    for fmt in ("xyxy", "xywh", "cxcywh"):
+        wanted = torchvision.ops.box_area(boxes, fmt)
+        torch.testing.assert_close(ops.box_area(boxes, fmt), wanted, rtol=0, atol=0)
+    wanted = torchvision.ops.clip_boxes_to_image(boxes, (60, 50))
+    torch.testing.assert_close(ops.clip_boxes_to_image(boxes, (60, 50)), wanted, rtol=0, atol=0)
+    if len(shape) == 1:
+        wanted = torchvision.ops.remove_small_boxes(boxes, 9)
+        assert torch.equal(ops.remove_small_boxes(boxes, 9), wanted)
+
+
+@pytest.mark.parametrize("in_fmt", ["xyxy", "xywh", "cxcywh"])
+@pytest.mark.parametrize("out_fmt", ["xyxy", "xywh", "cxcywh"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_box_convert_equals_torchvision_and_copies(in_fmt, out_fmt, dtype):
+    boxes = random_boxes(2, 9, dtype=dtype)
+    converted = ops.box_convert(boxes, in_fmt, out_fmt)
+    wanted = torchvision.ops.box_convert(boxes, in_fmt, out_fmt)
+    torch.testing.assert_close(converted, wanted, rtol=0, atol=0)
+    assert converted.data_ptr() != boxes.data_ptr()
+
+
+def test_nan_boxes_stay_nan_and_are_small():
+    boxes = torch.tensor([[math.nan, 0.0, 5.0, 5.0], [0.0, 0.0, 5.0, 5.0]])
+    assert ops.clip_boxes_to_image(boxes, (4, 4))[0, 0].isnan()
+    assert ops.remove_small_boxes(boxes, 1.0).tolist() == [1]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_iou_variants_equal_torchvision(name, dtype):
+    a, b = random_boxes(2, 20, dtype=dtype), random_boxes(2, 30, dtype=dtype, seed=1)
+    ours, wanted = getattr(ops, name)(a, b), getattr(torchvision.ops, name)(a, b)
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
+    assert getattr(ops, name)(a[0, :0], b[0]).shape == (0, 30)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_iou_variants_differentiate(name):
+    a, b = random_boxes(4, dtype=torch.float64), random_boxes(3, dtype=torch.float64, seed=1)
+    if name == "complete_box_iou":  # alpha is a constant by definition: compare with torchvision
+        a.requires_grad_()
+        (grad,) = torch.autograd.grad(ops.complete_box_iou(a, b).sum(), a)
+        (wanted,) = torch.autograd.grad(torchvision.ops.complete_box_iou(a, b).sum(), a)
+        torch.testing.assert_close(grad, wanted)
+        return
+    assert torch.autograd.gradcheck(getattr(ops, name), (a.requires_grad_(), b.requires_grad_()))
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_coding_equals_torchvision(weights, dtype):
+    coder = BoxCoder(weights)
+    boxes, anchors = random_boxes(50, dtype=dtype), random_boxes(50, dtype=dtype, seed=1)
+    deltas = torch.randn(50, 12, dtype=dtype)
+    deltas[0, 2] = 50.0  # clipped
+    for ours, wanted in [
+        (ops.encode_boxes(boxes, anchors, weights), coder.encode_single(boxes, anchors)),
+        (ops.decode_boxes(deltas, anchors, weights), coder.decode_single(deltas, anchors)),
+    ]:
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(WEIGHTS))
+def test_decode_inverts_encode(seed, weights):
+    boxes = random_boxes(3, 8, dtype=torch.float64, seed=seed)
+    anchors = random_boxes(8, dtype=torch.float64, seed=seed + 1)
+    deltas = ops.encode_boxes(boxes, anchors, weights)
+    # Sizes grow at most by the clip.
+    small = (deltas[..., 2:].abs() / weights[2] < math.log(1000 / 16)).all(-1)
+    decoded = ops.decode_boxes(deltas, anchors, weights)
+    torch.testing.assert_close(decoded[small], boxes[small])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_deltas_decode_in_float32(dtype):
+    anchors = random_boxes(20)
+    deltas = torch.randn(20, 4).to(dtype)
+    decoded = ops.decode_boxes(deltas, anchors)
+    assert decoded.dtype == torch.float32
+    assert torch.equal(decoded, ops.decode_boxes(deltas.float(), anchors))
+    assert ops.encode_boxes(anchors.to(dtype), anchors.to(dtype)).dtype == torch.float32
+
+
+def test_coding_differentiates():
+    boxes, anchors = (
+        random_boxes(4, dtype=torch.float64),
+        random_boxes(4, dtype=torch.float64, seed=1),
+    )
+    assert torch.autograd.gradcheck(ops.encode_boxes, (boxes.requires_grad_(), anchors))
+    deltas = torch.randn(4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(ops.decode_boxes, (deltas, anchors))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: ops.box_area(torch.zeros(3)), ValueError, r"boxes.*\[3\]"),
+        (lambda: ops.box_area([1]), TypeError, "boxes.*list"),
+        (lambda: ops.box_area(torch.zeros(1, 4), "xxyy"), ValueError, "fmt.*xxyy"),
+        (lambda: ops.box_convert(torch.zeros(1, 4), "xyxy", "r"), ValueError, "out_fmt.*'r'"),
+        (lambda: ops.clip_boxes_to_image(torch.zeros(4), (1, 2, 3)), ValueError, r"size.*3"),
+        (lambda: ops.remove_small_boxes(torch.zeros(2, 3), 1), ValueError, r"boxes.*\[2, 3\]"),
+        (lambda: ops.generalized_box_iou(torch.zeros(4), torch.zeros(1, 4)), ValueError, "boxes1"),
+        (lambda: ops.encode_boxes(torch.zeros(1, 4).long(), torch.zeros(1, 4)), TypeError, "boxes"),
+        (lambda: ops.encode_boxes(torch.zeros(1, 4), torch.zeros(4, 1)), ValueError, "anchors"),
+        (lambda: ops.decode_boxes(torch.zeros(1, 5), torch.zeros(1, 4)), ValueError, "deltas"),
+        (
+            lambda: ops.decode_boxes(torch.zeros(1, 4), torch.zeros(1, 4), (1.0, 1.0)),
+            ValueError,
+            "weights",
+        ),
+    ],
+)
+def test_bad_input(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
