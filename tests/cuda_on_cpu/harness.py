@@ -24,9 +24,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "cuda_on_cpu"
 
-# Kernel sources of each executable beyond csrc/core/<op>/<op>_cuda.cu.
-OPS = ("box_iou", "nms")
-HARNESS = ("fiber.cpp", "scheduler.cpp", "device_sort.cpp", "runner.cpp")
+# Each executable is run_<name>.cpp and a kernel source: csrc/core/<name>/<name>_cuda.cu, or its own.
+NAMES = ("self_test", "box_iou", "nms")
+HARNESS = ("fiber.cpp", "scheduler.cpp", "memory.cpp", "device_sort.cpp", "runner.cpp")
 
 TYPES = {
     torch.float16: "f2",
@@ -112,36 +112,39 @@ def folder() -> Path:
 def build() -> Path:
     """Compiles what is missing, two at a time, and returns the folder of the executables."""
     out = folder()
-    if all((out / f"run_{op}").exists() for op in OPS):
+    if all((out / f"run_{name}").exists() for name in NAMES):
         return out
     jobs = [(HERE / name, out / f"{name}.o", [*COMMON_FLAGS, "-O2"]) for name in HARNESS]
-    for op in OPS:
-        kernel = ROOT / "csrc" / "core" / op / f"{op}_cuda.cu"
-        jobs.append((kernel, out / f"{op}_cuda.o", [*KERNEL_FLAGS, "--coverage"]))
-        jobs.append((HERE / f"run_{op}.cpp", out / f"run_{op}.o", KERNEL_FLAGS))
+    for name in NAMES:
+        jobs.append((kernel_source(name), out / f"{name}_cuda.o", [*KERNEL_FLAGS, "--coverage"]))
+        jobs.append((HERE / f"run_{name}.cpp", out / f"run_{name}.o", KERNEL_FLAGS))
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda job: compile_object(*job), jobs))
-    for op in OPS:
-        link(executable_objects(out, op), out / f"run_{op}")
+    for name in NAMES:
+        link(objects_of(name, out), out / f"run_{name}")
     return out
 
 
-def executable_objects(out: Path, op: str) -> list[Path]:
-    return [*(out / f"{name}.o" for name in HARNESS), out / f"run_{op}.o", out / f"{op}_cuda.o"]
+def kernel_source(name: str) -> Path:
+    return (HERE if name == "self_test" else ROOT / "csrc" / "core" / name) / f"{name}_cuda.cu"
+
+
+def objects_of(name: str, out: Path) -> list[Path]:
+    return [*(out / f"{file}.o" for file in HARNESS), out / f"run_{name}.o", out / f"{name}_cuda.o"]
 
 
 def build_mutant(op: str, old: str, new: str, name: str) -> Path:
     """The op's executable with `old` replaced by `new` in its kernel source, to plant a fault."""
     out = build() / name
     out.mkdir(exist_ok=True)
-    source = ROOT / "csrc" / "core" / op / f"{op}_cuda.cu"
+    source = kernel_source(op)
     text = source.read_text()
     assert text.count(old) == 1, (
         f"{source.name} has {text.count(old)} copies of the text to replace"
     )
     mutant = out / source.name
     mutant.write_text(text.replace(old, new))
-    objects = executable_objects(build(), op)
+    objects = objects_of(op, build())
     objects[-1] = compile_object(mutant, out / "mutant.o", KERNEL_FLAGS)
     return link(objects, out / "run")
 
@@ -150,7 +153,7 @@ def run(op: str | Path, **inputs) -> dict[str, torch.Tensor]:
     """Runs an op (or the executable of a mutant) on tensors and numbers, and returns its outputs.
 
     `seeds` is the number of thread orders to try, `misalign` the elements by which every tensor is
-    moved off its 16-byte alignment. Raises HarnessError if the harness, a sanitizer or the op objects.
+    moved off its 16-byte alignment. Raises HarnessError if harness, sanitizers or the op object.
     """
     executable = op if isinstance(op, Path) else build() / f"run_{op}"
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,9 +1,21 @@
 #include "core/nms/nms.h"
+#include "cuda_on_cpu.h"
 #include "runner.h"
+
+// What a problem would need, without running it.
+static void report_workspace(Run& run, fastrpn::NmsArgs args) {
+  args.batch = run.integer("batch");
+  args.n = args.max_output = run.integer("n");
+  const int64_t some_group = 0;
+  args.groups = &some_group;
+  const auto bytes = static_cast<int64_t>(fastrpn::nms_workspace_bytes(args));
+  cuda_on_cpu::copy_to_device(run.output("workspace_bytes", "i8", {}), &bytes, sizeof(bytes));
+}
 
 void run_op(Run& run) {
   fastrpn::NmsArgs args{};
   args.dtype = run.dtype("boxes");
+  if (run.has("batch")) return report_workspace(run, args);
   args.boxes = run.input("boxes");
   args.scores = run.input("scores");
   args.counts = static_cast<const int64_t*>(run.input("counts"));

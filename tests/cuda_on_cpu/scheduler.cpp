@@ -4,47 +4,26 @@
 //   - a block barrier that some thread misses: it returned, waits elsewhere, or is at another barrier;
 //   - a warp function whose mask lacks its caller, names a lane that ended, does not exist or never comes,
 //     or differs between callers at one place;
-//   - a launch outside CUDA's limits, or on another stream than the caller's;
-//   - host code that touches device memory (poisoned for AddressSanitizer outside kernels).
-// Shared memory is filled with random bytes before each block. Memory order is not modelled.
-#include <dlfcn.h>
-#include <sanitizer/asan_interface.h>
+//   - a launch outside CUDA's limits, or on another stream than the caller's.
+// Memory order is not modelled.
 #include <unistd.h>
 
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "cuda_on_cpu.h"
 #include "fiber.h"
+#include "memory.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
 namespace cuda_on_cpu {
 namespace {
-
-// ---- random order -------------------------------------------------------------------------------------
-uint64_t random_state = 1;
-
-uint64_t next_random() {  // splitmix64
-  uint64_t z = random_state += 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
-
-size_t random_below(size_t n) { return next_random() % n; }
-
-void fill_with_garbage(void* memory,
-                       size_t bytes) {  // this file is not instrumented: red zones do not stop it
-  auto* out = static_cast<volatile unsigned char*>(memory);
-  for (size_t i = 0; i < bytes; ++i) out[i] = static_cast<unsigned char>(next_random() >> 56);
-}
 
 // ---- threads ------------------------------------------------------------------------------------------
 enum class State { ready, at_barrier, at_warp_function, ended };
@@ -83,7 +62,6 @@ int current = -1;
 Order order;
 Kernel kernel;
 void* dynamic_memory;
-const void* expected_stream;
 bool in_grid;
 
 bool same_site(const Site& a, const Site& b) { return a.line == b.line && strcmp(a.file, b.file) == 0; }
@@ -134,28 +112,6 @@ void thread_loop(void* argument) {
   }
 }
 
-// ---- shared memory ------------------------------------------------------------------------------------
-// AddressSanitizer registers every protected global when the program starts; those of kernel sources that
-// can be written are the __shared__ variables.
-struct AsanGlobal {
-  char* begin;
-  uintptr_t size, size_with_red_zone;
-  const char* name;
-  const char* source;
-  uintptr_t has_dynamic_init;
-  void* location;
-  uintptr_t odr_indicator;
-};
-
-std::vector<std::pair<void*, size_t>>& shared_variables() {
-  static std::vector<std::pair<void*, size_t>> variables;
-  return variables;
-}
-
-bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 // ---- blocks -------------------------------------------------------------------------------------------
 void run_block(void* shared_memory, size_t shared_bytes) {
   for (auto& [address, bytes] : shared_variables()) fill_with_garbage(address, bytes);
@@ -181,40 +137,11 @@ void check_launch(dim3 grid, dim3 block, size_t shared_bytes, const void* stream
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535)
     fail("bad grid (%u, %u, %u)", grid.x, grid.y, grid.z);
   if (shared_bytes > 48 << 10) fail("%zu bytes of dynamic shared memory", shared_bytes);
-  if (stream != expected_stream) fail("launched on another stream than the caller's");
+  check_stream(stream);
   if (in_grid) fail("a launch inside a kernel");
 }
 
-struct Allocation {
-  void* memory;
-  size_t bytes;
-};
-std::map<char*, Allocation> device_memory;  // by the pointer handed out
-
-void set_device_memory_poison(bool poison) {
-  for (auto& [pointer, allocation] : device_memory) {
-    if (poison)
-      __asan_poison_memory_region(pointer, allocation.bytes);
-    else
-      __asan_unpoison_memory_region(pointer, allocation.bytes);
-  }
-}
-
-int device_access_depth;
-
-void check_device_range(const void* pointer, size_t bytes) {
-  char* p = static_cast<char*>(const_cast<void*>(pointer));
-  auto it = device_memory.upper_bound(p);
-  if (it != device_memory.begin()) {
-    --it;
-    if (p + bytes <= it->first + it->second.bytes) return;
-  }
-  fail("%zu bytes at %p are not device memory", bytes, pointer);
-}
-
 }  // namespace
-
-void set_seed(uint64_t seed) { random_state = seed * 2 + 1; }
 
 void fail(const char* format, ...) {
   fprintf(stderr, "cuda_on_cpu: kernel %s, block (%u, %u, %u): ", kernel.name.c_str(), blockIdx.x, blockIdx.y,
@@ -227,44 +154,6 @@ void fail(const char* format, ...) {
   describe_waiting_threads();
   _exit(3);
 }
-
-DeviceAccess::DeviceAccess() {
-  if (device_access_depth++ == 0) set_device_memory_poison(false);
-}
-DeviceAccess::~DeviceAccess() {
-  if (--device_access_depth == 0) set_device_memory_poison(true);
-}
-
-void* device_malloc(size_t bytes, size_t misalign) {
-  char* memory = static_cast<char*>(malloc(bytes + misalign));
-  char* pointer = memory + misalign;
-  fill_with_garbage(pointer, bytes);
-  device_memory[pointer] = {memory, bytes};
-  __asan_poison_memory_region(pointer, bytes);
-  return pointer;
-}
-
-void device_free(void* pointer) {
-  auto it = device_memory.find(static_cast<char*>(pointer));
-  if (it == device_memory.end()) fail("device_free of %p", pointer);
-  __asan_unpoison_memory_region(pointer, it->second.bytes);
-  free(it->second.memory);
-  device_memory.erase(it);
-}
-
-void copy_to_device(void* device, const void* host, size_t bytes) {
-  DeviceAccess access;
-  check_device_range(device, bytes);
-  if (bytes > 0) memcpy(device, host, bytes);
-}
-
-void copy_from_device(void* host, const void* device, size_t bytes) {
-  DeviceAccess access;
-  check_device_range(device, bytes);
-  if (bytes > 0) memcpy(host, device, bytes);
-}
-
-void expect_stream(const void* stream) { expected_stream = stream; }
 
 void run_grid(const char* name, dim3 grid, dim3 block, size_t shared_bytes, const void* stream,
               void (*thread_main)(void*), void* context) {
@@ -386,34 +275,3 @@ void warp_exchange(WarpFunction function, unsigned mask, uint64_t value, uint64_
 }
 
 }  // namespace cuda_on_cpu
-
-cudaError_t cudaMemsetAsync(void* device, int value, size_t bytes, cudaStream_t stream) {
-  if (stream != cuda_on_cpu::expected_stream) cuda_on_cpu::fail("cudaMemsetAsync on another stream");
-  cuda_on_cpu::DeviceAccess access;
-  cuda_on_cpu::check_device_range(device, bytes);
-  memset(device, value, bytes);
-  return cudaSuccess;
-}
-
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  if (stream != cuda_on_cpu::expected_stream) cuda_on_cpu::fail("cudaMemcpyAsync on another stream");
-  cuda_on_cpu::DeviceAccess access;
-  cuda_on_cpu::check_device_range(to, bytes);
-  cuda_on_cpu::check_device_range(from, bytes);
-  memcpy(to, from, bytes);
-  return cudaSuccess;
-}
-
-extern "C" char __data_start[], _end[];
-
-extern "C" void __asan_register_globals(cuda_on_cpu::AsanGlobal* globals, uintptr_t count) {
-  for (uintptr_t i = 0; i < count; ++i) {
-    const auto& global = globals[i];
-    const bool writable = global.begin >= __data_start && global.begin < _end;
-    const bool named_by_compiler = global.name[0] == '*' || strncmp(global.name, "__gcov", 6) == 0;
-    if (cuda_on_cpu::ends_with(global.source, "_cuda.cu") && writable && !named_by_compiler)
-      cuda_on_cpu::shared_variables().push_back({global.begin, global.size});
-  }
-  using Register = void (*)(cuda_on_cpu::AsanGlobal*, uintptr_t);
-  reinterpret_cast<Register>(dlsym(RTLD_NEXT, "__asan_register_globals"))(globals, count);
-}

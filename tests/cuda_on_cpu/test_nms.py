@@ -46,7 +46,7 @@ def test_equals_the_cpu(batch, n, dtype):
 
 
 def test_several_chunks_and_sweeps():
-    # A large batch makes the chunks short: 16 images of 640 boxes would need 0.8 MB of masks each.
+    # More than one chunk of 4096 boxes.
     boxes, scores = random_scene(1, 5000, seed=1, crowd=600.0)
     _, kept = run_both(boxes, scores, 0.3, 5000, seeds=1)
     assert kept[0] > 300
@@ -93,3 +93,16 @@ def test_nan_infinite_and_degenerate_numbers():
 def test_nothing_to_do(batch, n):
     indices, kept = run_both(torch.zeros(batch, n, 4), torch.zeros(batch, n), 0.5, 3)
     assert (indices == -1).all() and (kept == 0).all()
+
+
+def workspace_bytes(batch, n, dtype=torch.float32):
+    request = {"boxes": torch.zeros(0, dtype=dtype), "batch": batch, "n": n}
+    return harness.run("nms", **request)["workspace_bytes"].item()
+
+
+def test_the_workspace_is_bounded():
+    assert workspace_bytes(1, 100_000) <= 64 << 20
+    assert workspace_bytes(1, 1_000_000) <= 128 << 20
+    masks = 32 << 20
+    assert workspace_bytes(100, 4096) <= 100 * 4096 * 80 + masks
+    assert workspace_bytes(3, 20_000, torch.float64) <= 3 * 20_000 * 80 + masks
