@@ -1,0 +1,133 @@
+"""Anchors: the reference boxes of the RPN (Faster R-CNN, section 3.1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["AnchorGenerator", "cell_anchors", "inside_image"]
+
+
+class AnchorGenerator(nn.Module):
+    """Places the same anchors at every position of every feature level.
+
+    Args:
+        sizes: for each level, the anchors' sizes in pixels (square roots of their areas).
+        ratios: height / width of the anchors, shared by the levels.
+        strides: for each level, the pixels between neighbouring positions.
+        convention: where and how anchors are rounded, see :func:`cell_anchors`.
+
+    Anchors are ordered by level, row, column, ratio, size, as in torchvision and py-faster-rcnn.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[float]],
+        ratios: Sequence[float],
+        strides: Sequence[int],
+        convention: str = "paper",
+    ) -> None:
+        super().__init__()
+        if len(sizes) != len(strides):
+            raise ValueError(f"sizes has {len(sizes)} levels but strides has {len(strides)}")
+        self.strides = tuple(strides)
+        self.per_position = len(sizes[0]) * len(ratios)
+        if any(len(level) * len(ratios) != self.per_position for level in sizes):
+            raise ValueError(f"every level needs the same number of sizes, got {sizes}")
+        cells = [
+            cell_anchors(s, ratios, stride, convention)
+            for s, stride in zip(sizes, strides, strict=True)
+        ]
+        self.register_buffer("cells", torch.stack(cells), persistent=False)  # [L, n, 4]
+        self._cache: dict[tuple, Tensor] = {}
+
+    def forward(self, grid_sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Anchors of all levels.
+
+        Args:
+            grid_sizes: (rows, columns) of each level's feature map.
+
+        Returns:
+            float32 [A, 4], xyxy pixels; A is the sum over levels of rows * columns * n.
+        """
+        if len(grid_sizes) != len(self.strides):
+            raise ValueError(
+                f"grid_sizes has {len(grid_sizes)} levels, the generator {len(self.strides)}"
+            )
+        if torch.compiler.is_compiling():  # a traced tensor must not outlive its trace
+            return self._place(grid_sizes)
+        key = (tuple(grid_sizes), self.cells.device)
+        if key not in self._cache:
+            if len(self._cache) > 64:  # images of ever new sizes must not fill the memory
+                self._cache.clear()
+            self._cache[key] = self._place(grid_sizes)
+        return self._cache[key]
+
+    def _place(self, grid_sizes: Sequence[tuple[int, int]]) -> Tensor:
+        levels = []
+        for (rows, columns), stride, cell in zip(grid_sizes, self.strides, self.cells, strict=True):
+            y = torch.arange(rows, device=cell.device, dtype=cell.dtype) * stride
+            x = torch.arange(columns, device=cell.device, dtype=cell.dtype) * stride
+            y, x = torch.meshgrid(y, x, indexing="ij")
+            shifts = torch.stack([x, y, x, y], dim=-1)
+            levels.append((shifts[:, :, None] + cell).reshape(-1, 4))
+        return torch.cat(levels)
+
+
+def cell_anchors(
+    sizes: Sequence[float], ratios: Sequence[float], stride: int, convention: str
+) -> Tensor:
+    """The anchors of the position at row 0, column 0.
+
+    ``"paper"`` keeps exact areas and centres the anchors on the cell, ``"torchvision"`` centres
+    them on the cell's corner and rounds, ``"py-faster-rcnn"`` enumerates ratios, then scales, of
+    the stride x stride box with that code's rounding; its corners are inclusive pixel indices,
+    so that the first of its nine anchors is (-84, -40, 99, 55).
+
+    Returns:
+        float32 [len(ratios) * len(sizes), 4], the size running fastest.
+    """
+    if convention == "py-faster-rcnn":
+        return _py_faster_rcnn_anchors(sizes, ratios, stride)
+    root = torch.tensor(ratios, dtype=torch.float64)[:, None].sqrt()
+    size = torch.tensor(sizes, dtype=torch.float64)
+    half_width, half_height = (size / root).flatten() / 2, (size * root).flatten() / 2
+    corners = torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
+    if convention == "torchvision":
+        return corners.float().round()
+    if convention == "paper":
+        return (corners + stride / 2).float()
+    raise ValueError(f"unknown anchor convention {convention!r}")
+
+
+def _py_faster_rcnn_anchors(sizes: Sequence[float], ratios: Sequence[float], stride: int) -> Tensor:
+    centre = (stride - 1) / 2
+    anchors = []
+    for ratio in ratios:
+        width = round((stride * stride / ratio) ** 0.5)
+        height = round(width * ratio)
+        for size in sizes:
+            half_width = (width * size / stride - 1) / 2
+            half_height = (height * size / stride - 1) / 2
+            anchors.append(
+                [centre - half_width, centre - half_height]
+                + [centre + half_width, centre + half_height]
+            )
+    return torch.tensor(anchors, dtype=torch.float32)
+
+
+def inside_image(anchors: Tensor, image_sizes: Tensor) -> Tensor:
+    """Which anchors lie inside each image; the paper trains the RPN on those alone.
+
+    Args:
+        anchors: [A, 4] xyxy pixels.
+        image_sizes: [B, 2] (height, width).
+
+    Returns:
+        bool [B, A].
+    """
+    height, width = image_sizes[:, :1], image_sizes[:, 1:]
+    x1, y1, x2, y2 = anchors.unbind(1)
+    return (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)

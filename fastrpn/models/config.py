@@ -1,0 +1,150 @@
+"""The numbers that define a Faster R-CNN, and the presets people compare with.
+
+``PAPER`` follows the NIPS 2015 paper (and Fast R-CNN where the paper defers to it),
+``PY_FASTER_RCNN`` the authors' Python implementation with joint training, ``TORCHVISION`` the
+defaults of ``torchvision.models.detection.FasterRCNN``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+__all__ = ["PAPER", "PRESETS", "PY_FASTER_RCNN", "TORCHVISION", "ModelConfig"]
+
+_CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Rules of a Faster R-CNN; the defaults are the paper's.
+
+    Sizes are pixels of the resized image, thresholds are IoUs, ``ratios`` are height / width.
+    """
+
+    # Image: the short side becomes min_size unless the long side would exceed max_size.
+    min_size: int = 600
+    max_size: int | None = None
+    size_divisible: int = 32
+    image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    bgr: bool = False
+
+    # Anchors: one tuple of sizes per feature level.
+    anchor_sizes: tuple[tuple[float, ...], ...] = ((128.0, 256.0, 512.0),)
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_convention: str = "paper"
+
+    # Region proposal network.
+    rpn_positive_iou: float = 0.7
+    rpn_negative_iou: float = 0.3
+    rpn_train_cross_boundary: bool = False
+    rpn_batch_size: int = 256
+    rpn_positive_fraction: float = 0.5
+    rpn_smooth_l1_beta: float = 1.0
+    rpn_normalizer: str = "paper"  # "paper": N_cls = 256, N_reg = positions; or "sampled"
+    rpn_box_weight: float = 10.0  # the paper's lambda
+    rpn_pre_nms_top_n_train: int = 12000
+    rpn_pre_nms_top_n_test: int = 6000
+    rpn_post_nms_top_n_train: int = 2000
+    rpn_post_nms_top_n_test: int = 300
+    rpn_nms_threshold: float = 0.7
+    rpn_min_size: float = 0.0
+
+    # Detection head on the regions (Fast R-CNN).
+    roi_op: str = "roi_pool"
+    roi_size: int = 7
+    box_batch_size: int = 128
+    box_positive_fraction: float = 0.25
+    box_positive_iou: float = 0.5
+    box_negative_iou: tuple[float, float] = (0.1, 0.5)  # background has its best IoU in [low, high)
+    box_append_gt: bool = True
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    box_smooth_l1_beta: float = 1.0
+    box_dropout: float = 0.5
+    box_score_threshold: float = 0.05
+    box_nms_threshold: float = 0.3
+    detections_per_image: int = 100
+
+    # Backbone: VGG's blocks below this one keep their weights (3: conv1 and conv2 are frozen).
+    freeze_below: int = 3
+
+    def __post_init__(self) -> None:
+        _check_choice("anchor_convention", self.anchor_convention, _ANCHOR_CONVENTIONS)
+        _check_choice("rpn_normalizer", self.rpn_normalizer, ("paper", "sampled"))
+        _check_choice("roi_op", self.roi_op, ("roi_pool", "roi_align"))
+        for name in ("min_size", "rpn_batch_size", "box_batch_size", "detections_per_image"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("rpn_positive_fraction", "box_positive_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.rpn_negative_iou > self.rpn_positive_iou:
+            raise ValueError(
+                f"rpn_negative_iou {self.rpn_negative_iou} exceeds "
+                f"rpn_positive_iou {self.rpn_positive_iou}"
+            )
+
+    def override(self, **overrides: Any) -> ModelConfig:
+        """A copy with some fields replaced. Lists become tuples (YAML and JSON know no tuples).
+
+        Raises:
+            ValueError: a name that is not a field.
+        """
+        unknown = set(overrides) - {f.name for f in fields(self)}
+        if unknown:
+            raise ValueError(f"unknown model option(s): {', '.join(sorted(unknown))}")
+        return replace(self, **{name: _as_tuple(value) for name, value in overrides.items()})
+
+
+_ANCHOR_CONVENTIONS = ("paper", "torchvision", "py-faster-rcnn")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+PAPER = ModelConfig()
+
+PY_FASTER_RCNN = ModelConfig(
+    max_size=1000,
+    image_mean=(122.7717 / 255, 115.9465 / 255, 102.9801 / 255),
+    image_std=_CAFFE_STD,
+    bgr=True,
+    anchor_convention="py-faster-rcnn",
+    rpn_smooth_l1_beta=1 / 9,  # sigma = 3
+    rpn_normalizer="sampled",
+    rpn_box_weight=1.0,
+    rpn_min_size=16.0,
+    box_negative_iou=(0.1, 0.5),
+)
+
+TORCHVISION = ModelConfig(
+    min_size=800,
+    max_size=1333,
+    anchor_sizes=((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)),
+    anchor_convention="torchvision",
+    rpn_train_cross_boundary=True,
+    rpn_smooth_l1_beta=1 / 9,
+    rpn_normalizer="sampled",
+    rpn_box_weight=1.0,
+    rpn_pre_nms_top_n_train=2000,
+    rpn_pre_nms_top_n_test=1000,
+    rpn_post_nms_top_n_train=2000,
+    rpn_post_nms_top_n_test=1000,
+    rpn_min_size=1e-3,
+    roi_op="roi_align",
+    box_batch_size=512,
+    box_negative_iou=(0.0, 0.5),
+    box_smooth_l1_beta=1 / 9,
+    box_dropout=0.0,
+    box_nms_threshold=0.5,
+    freeze_below=0,
+)
+
+PRESETS = {"paper": PAPER, "py-faster-rcnn": PY_FASTER_RCNN, "torchvision": TORCHVISION}

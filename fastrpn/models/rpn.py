@@ -1,0 +1,166 @@
+"""The region proposal network (Faster R-CNN, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastrpn.models.anchors import AnchorGenerator, inside_image
+from fastrpn.models.config import ModelConfig
+from fastrpn.models.losses import rpn_losses
+from fastrpn.models.sampling import sample
+from fastrpn.models.structures import GroundTruth, Proposals, gather_rows
+from fastrpn.ops import encode_boxes, generate_proposals, match_anchors
+
+__all__ = ["RPNHead", "RegionProposalNetwork"]
+
+
+class RPNHead(nn.Module):
+    """A 3x3 convolution, then for each of the n anchors of a position a logit and four deltas.
+
+    Args:
+        in_channels: channels of the feature maps (equal on all levels).
+        num_anchors: anchors at each position.
+        channels: outputs of the 3x3 convolution; ``in_channels`` by default (VGG16: 512).
+    """
+
+    def __init__(self, in_channels: int, num_anchors: int, channels: int | None = None) -> None:
+        super().__init__()
+        channels = channels or in_channels
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.cls_logits = nn.Conv2d(channels, num_anchors, 1)
+        self.bbox_pred = nn.Conv2d(channels, num_anchors * 4, 1)
+        for layer in (self.conv, self.cls_logits, self.bbox_pred):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Feature maps [B, C, H, W] of all levels -> objectness [B, A], deltas [B, A, 4]."""
+        objectness, deltas = [], []
+        for feature in features:
+            hidden = F.relu(self.conv(feature))
+            objectness.append(_flatten(self.cls_logits(hidden), 1).squeeze(2))
+            deltas.append(_flatten(self.bbox_pred(hidden), 4))
+        return torch.cat(objectness, dim=1), torch.cat(deltas, dim=1)
+
+
+def _flatten(maps: Tensor, width: int) -> Tensor:
+    """[B, n * width, H, W] -> [B, H * W * n, width], in the order of the anchors."""
+    return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], -1, width)
+
+
+class RegionProposalNetwork(nn.Module):
+    """Turns feature maps into proposals and, in training, into the RPN's two losses.
+
+    Args:
+        in_channels: channels of the feature maps.
+        strides: pixels between neighbouring positions, for each level.
+        config: the rules.
+    """
+
+    def __init__(self, in_channels: int, strides: Sequence[int], config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.anchors = AnchorGenerator(
+            config.anchor_sizes, config.anchor_ratios, strides, config.anchor_convention
+        )
+        self.head = RPNHead(in_channels, self.anchors.per_position)
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        image_sizes: Tensor,
+        ground_truth: GroundTruth | None = None,
+    ) -> tuple[Proposals, dict[str, Tensor]]:
+        """Proposals and losses.
+
+        Args:
+            features: the levels' maps [B, C, H, W].
+            image_sizes: int64 [B, 2], (height, width) without padding.
+            ground_truth: given in training; without it there are no losses.
+        """
+        objectness, deltas = self.head(features)
+        grids = [tuple(feature.shape[-2:]) for feature in features]
+        anchors = self.anchors(grids)
+        proposals = self.propose(objectness, deltas, anchors, image_sizes, grids)
+        if ground_truth is None:
+            return proposals, {}
+        return proposals, self.losses(objectness, deltas, anchors, image_sizes, ground_truth)
+
+    def propose(
+        self,
+        objectness: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        image_sizes: Tensor,
+        grids: Sequence[tuple[int, int]],
+    ) -> Proposals:
+        """Decoded, clipped and suppressed anchors; no gradient flows through their coordinates."""
+        config = self.config
+        mode = "train" if self.training else "test"
+        return Proposals(
+            *generate_proposals(
+                objectness.detach(),
+                deltas.detach(),
+                anchors,
+                image_sizes,
+                pre_nms_top_n=getattr(config, f"rpn_pre_nms_top_n_{mode}"),
+                post_nms_top_n=getattr(config, f"rpn_post_nms_top_n_{mode}"),
+                nms_threshold=config.rpn_nms_threshold,
+                min_size=config.rpn_min_size,
+                anchors_per_level=[rows * cols * self.anchors.per_position for rows, cols in grids],
+            )
+        )
+
+    def losses(
+        self,
+        objectness: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        image_sizes: Tensor,
+        ground_truth: GroundTruth,
+    ) -> dict[str, Tensor]:
+        """Labels the anchors, samples some and compares them with their ground truth.
+
+        Args:
+            objectness: [B, A]. deltas: [B, A, 4]. anchors: [A, 4]. image_sizes: [B, 2].
+        """
+        config = self.config
+        valid = None
+        if not config.rpn_train_cross_boundary:
+            valid = inside_image(anchors, image_sizes)
+        matched, _ = match_anchors(
+            anchors,
+            ground_truth.boxes,
+            ground_truth.counts,
+            high=config.rpn_positive_iou,
+            low=config.rpn_negative_iou,
+            allow_low_quality=True,
+            valid=valid,
+        )
+        samples = sample(
+            matched >= 0, matched == -1, config.rpn_batch_size, config.rpn_positive_fraction
+        )
+        of_sample = gather_rows(matched, samples.indices).clamp(min=0)
+        targets = encode_boxes(
+            gather_rows(ground_truth.boxes, of_sample).flatten(0, 1),
+            anchors[samples.indices].flatten(0, 1),
+        ).view(*samples.indices.shape, 4)
+        normalizers = None
+        if config.rpn_normalizer == "paper":
+            positions = anchors.shape[0] / self.anchors.per_position
+            normalizers = (config.rpn_batch_size, positions)
+        loss_objectness, loss_box = rpn_losses(
+            gather_rows(objectness, samples.indices),
+            gather_rows(deltas, samples.indices),
+            targets,
+            samples.positive,
+            samples.weights,
+            beta=config.rpn_smooth_l1_beta,
+            normalizers=normalizers,
+            box_weight=config.rpn_box_weight,
+        )
+        return {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_box}

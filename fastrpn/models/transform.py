@@ -1,0 +1,111 @@
+"""From lists of images and targets to padded batches, and from padded detections to lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastrpn.models.config import ModelConfig
+from fastrpn.models.structures import Detections, GroundTruth, ImageBatch
+
+__all__ = ["ImageTransform", "to_lists"]
+
+
+class ImageTransform(nn.Module):
+    """Normalises, resizes and pads images; scales and pads their ground truth."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.min_size = config.min_size
+        self.max_size = config.max_size
+        self.divisible = config.size_divisible
+        self.bgr = config.bgr
+        self.register_buffer("mean", torch.tensor(config.image_mean).view(3, 1, 1), False)
+        self.register_buffer("std", torch.tensor(config.image_std).view(3, 1, 1), False)
+
+    def forward(self, images: Sequence[Tensor]) -> ImageBatch:
+        """RGB images [3, H, W] in 0..1, of any sizes -> a channels_last batch.
+
+        The batch is as large as its largest image, rounded up to a multiple of
+        ``size_divisible``; padding is 0 after normalisation.
+        """
+        resized = [self._resize(self._normalize(image)) for image in images]
+        height, width = (
+            math.ceil(max(image.shape[d] for image in resized) / self.divisible) * self.divisible
+            for d in (1, 2)
+        )
+        batch = torch.zeros(
+            (len(resized), 3, height, width), dtype=resized[0].dtype, device=resized[0].device
+        ).contiguous(memory_format=torch.channels_last)
+        for row, image in zip(batch, resized, strict=True):
+            row[:, : image.shape[1], : image.shape[2]] = image
+        return ImageBatch(batch, _image_sizes(resized, batch.device))
+
+    def ground_truth(
+        self, targets: Sequence[dict[str, Tensor]], images: Sequence[Tensor], batch: ImageBatch
+    ) -> GroundTruth:
+        """Pads the targets and scales their boxes from the images to the batch.
+
+        Boxes marked by ``target["ignore"]`` take no part in training: they are sorted behind the
+        others and not counted.
+        """
+        slots = max(1, max(len(target["boxes"]) for target in targets))
+        device = batch.images.device
+        boxes = torch.zeros(len(targets), slots, 4, device=device)
+        labels = torch.zeros(len(targets), slots, dtype=torch.int64, device=device)
+        ignore = torch.ones(len(targets), slots, dtype=torch.bool, device=device)
+        for i, target in enumerate(targets):
+            count = len(target["boxes"])
+            boxes[i, :count] = target["boxes"].to(device)
+            labels[i, :count] = target["labels"].to(device)
+            ignore[i, :count] = target["ignore"].to(device) if "ignore" in target else False
+        order = ignore.byte().argsort(dim=1, stable=True)
+        scale = (batch.sizes / _image_sizes(images, device)).flip(1).repeat(1, 2)
+        boxes = boxes.gather(1, order[:, :, None].expand(-1, -1, 4)) * scale[:, None]
+        return GroundTruth(boxes, labels.gather(1, order), (~ignore).sum(1))
+
+    def _normalize(self, image: Tensor) -> Tensor:
+        image = (image - self.mean) / self.std
+        return image.flip(0) if self.bgr else image
+
+    def _resize(self, image: Tensor) -> Tensor:
+        scale = self.scale(*image.shape[1:])
+        if scale == 1.0:
+            return image
+        return F.interpolate(
+            image[None], scale_factor=scale, mode="bilinear", recompute_scale_factor=True
+        )[0]
+
+    def scale(self, height: int, width: int) -> float:
+        """The factor that brings the short side to min_size and keeps the long one in max_size."""
+        scale = self.min_size / min(height, width)
+        if self.max_size is not None:
+            scale = min(scale, self.max_size / max(height, width))
+        return scale
+
+
+def to_lists(
+    detections: Detections, images: Sequence[Tensor], batch: ImageBatch
+) -> list[dict[str, Tensor]]:
+    """Padded detections -> for each image boxes [D, 4] in its own pixels, scores and labels [D].
+
+    Reading the counts is the one moment at which the host waits for the device.
+    """
+    scale = _image_sizes(images, batch.sizes.device) / batch.sizes
+    boxes = detections.boxes * scale.flip(1).repeat(1, 2)[:, None]
+    return [
+        {"boxes": b[:count], "labels": labels[:count], "scores": scores[:count]}
+        for b, scores, labels, count in zip(
+            boxes, detections.scores, detections.labels, detections.counts.tolist(), strict=True
+        )
+    ]
+
+
+def _image_sizes(images: Sequence[Tensor], device: torch.device) -> Tensor:
+    """int64 [B, 2], (height, width)."""
+    sizes = [list(image.shape[-2:]) for image in images]
+    return torch.tensor(sizes).to(device, non_blocking=True)
