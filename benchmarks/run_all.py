@@ -69,13 +69,13 @@ def table_of(measurements: list[Measurement]) -> Table:
     return table
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small selection, about a minute")
     parser.add_argument("--only", help="ops, separated by commas")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/latest"))
-    arguments = parser.parse_args()
-    ops = arguments.only.split(",") if arguments.only else OPS
+    options = parser.parse_args(arguments)
+    ops = options.only.split(",") if options.only else OPS
     if unknown := set(ops) - set(OPS):
         parser.error(f"--only: unknown {sorted(unknown)}, known are {OPS}")
 
@@ -83,13 +83,13 @@ def main() -> None:
     measurements: list[Measurement] = []
     for op in ops:
         with console.status(f"measuring {op}"):
-            found = importlib.import_module(f"benchmarks.{op}").run(quick=arguments.quick)
+            found = importlib.import_module(f"benchmarks.{op}").run(quick=options.quick)
         console.print(table_of(found))
         measurements += found
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    options.output.mkdir(parents=True, exist_ok=True)
     results = environment() | {"measurements": [m.as_dict() for m in measurements]}
-    path = arguments.output / "results.json"
+    path = options.output / "results.json"
     path.write_text(json.dumps(results, indent=1))
     for written in [path, *draw(path)]:
         console.print(f"wrote {written}")
