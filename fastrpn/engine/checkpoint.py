@@ -1,0 +1,119 @@
+"""Checkpoints: written whole or not at all, and never loaded into another model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastrpn.models import FasterRCNN, faster_rcnn
+
+__all__ = ["describe_model", "load_checkpoint", "load_model", "require_same_model"]
+__all__ += ["save_checkpoint"]
+
+_FORMAT = "fastrpn checkpoint 1"
+
+
+def save_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
+    """Writes to a temporary file beside ``path``, flushes it to the disk and renames it.
+
+    A crash at any moment leaves the old file or the new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save({"format": _FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's files are private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename, too, is to survive a power cut
+    finally:
+        os.close(directory)
+    return path
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint to the CPU; runs no code from it.
+
+    Raises:
+        ValueError: the file is missing or is no checkpoint of fastrpn.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"checkpoint {path}: cannot be read ({error})") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"checkpoint {path}: not a checkpoint of fastrpn")
+    return content
+
+
+def describe_model(name: str, model: FasterRCNN, classes: list[str]) -> dict[str, Any]:
+    """What is needed to build the model again."""
+    return {"name": name, "classes": list(classes), "config": dataclasses.asdict(model.config)}
+
+
+def require_same_model(path: str | Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises ValueError if a checkpoint's model is not the one it is to continue."""
+    if saved["name"] != wanted["name"]:
+        raise ValueError(
+            f"checkpoint {path} holds a {saved['name']!r} model, not {wanted['name']!r}"
+        )
+    if len(saved["classes"]) != len(wanted["classes"]):
+        raise ValueError(
+            f"checkpoint {path} has {len(saved['classes'])} classes with the background, "
+            f"not {len(wanted['classes'])}"
+        )
+    if saved["classes"] != wanted["classes"]:
+        raise ValueError(
+            f"checkpoint {path} has the classes {', '.join(saved['classes'][1:])}, "
+            f"not {', '.join(wanted['classes'][1:])}"
+        )
+    for option, value in wanted["config"].items():
+        if saved["config"].get(option) != value:
+            raise ValueError(
+                f"checkpoint {path} has model option {option}="
+                f"{saved['config'].get(option)!r}, not {value!r}"
+            )
+
+
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu", num_classes: int | None = None
+) -> tuple[FasterRCNN, list[str]]:
+    """Builds the model of a checkpoint, in evaluation mode.
+
+    Args:
+        path: a checkpoint of :func:`fastrpn.engine.train`.
+        device: where the model is to be.
+        num_classes: if given, the number of classes (with the background) it must have.
+
+    Returns:
+        the model and the names of its classes, "__background__" first.
+
+    Raises:
+        ValueError: the file is unusable, or has another number of classes.
+    """
+    content = load_checkpoint(path)
+    described = content["model"]
+    classes = described["classes"]
+    if num_classes is not None and num_classes != len(classes):
+        raise ValueError(
+            f"checkpoint {path} has {len(classes)} classes with the background, not {num_classes}"
+        )
+    model = faster_rcnn(described["name"], len(classes), **described["config"])
+    model.load_state_dict(content["weights"])
+    return model.to(device).eval(), classes

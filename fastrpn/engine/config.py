@@ -1,0 +1,101 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["TrainConfig", "lr_factor"]
+
+
+@dataclass
+class TrainConfig:
+    """One run of joint training; everything that decides its outcome.
+
+    Attributes:
+        data: folder in VOC layout.
+        output: folder for checkpoints and history.
+        train_set, val_set: image sets; no evaluation when ``val_set`` is None.
+        classes: names, or None to take them from the data.
+        on_bad_data: "stop" at a broken sample, or "skip" it and count.
+        model, preset, model_options: arguments of :func:`fastrpn.models.faster_rcnn`.
+        steps: length of the run; None means ``epochs`` passes over the training set.
+        schedule: "steps" multiplies the rate by ``lr_gamma`` at each fraction of the run in
+            ``lr_steps``; "cosine" lets it fall to 0.
+        warmup_steps: steps of linear warm-up from 0.
+        weight_decay: for weights; biases and norms have none.
+        clip_grad_norm: greatest norm of the gradient; None does not clip.
+        flip: mirror training images left to right with this probability.
+        workers: processes that read data; 0 reads in this one.
+        eval_every: epochs between evaluations; 0 evaluates at the end alone.
+        checkpoint_every: steps between checkpoints; 0 means once an epoch.
+        log_every: steps between lines of the progress bar, and between checks for non-finite
+            losses; every step is in the history.
+        resume: continue from ``output``'s last checkpoint if there is one.
+    """
+
+    data: str
+    output: str
+    train_set: str = "train"
+    val_set: str | None = "val"
+    classes: list[str] | None = None
+    on_bad_data: str = "stop"
+
+    model: str = "tiny"
+    preset: str | None = None
+    model_options: dict[str, Any] = field(default_factory=dict)
+
+    batch_size: int = 8
+    epochs: int = 10
+    steps: int | None = None
+    lr: float = 0.02
+    schedule: str = "steps"
+    lr_steps: tuple[float, ...] = (0.75,)
+    lr_gamma: float = 0.1
+    warmup_steps: int = 100
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip_grad_norm: float | None = 10.0
+    flip: float = 0.5
+
+    seed: int = 0
+    device: str = "cpu"
+    workers: int = 0
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    log_every: int = 10
+    resume: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "log_every"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_steps", "weight_decay", "workers", "eval_every", "checkpoint_every"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        self._require("lr", self.lr > 0 and math.isfinite(self.lr), "positive")
+        self._require("steps", self.steps is None or self.steps >= 1, "at least 1")
+        self._require("schedule", self.schedule in ("steps", "cosine"), "'steps' or 'cosine'")
+        self._require("flip", 0 <= self.flip <= 1, "a probability")
+        self.lr_steps = tuple(self.lr_steps)
+
+    def _require(self, name: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} must be {what}, got {getattr(self, name)!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint or a JSON file."""
+        return dataclasses.asdict(self)
+
+
+def lr_factor(config: TrainConfig, step: int, total: int) -> float:
+    """What the base learning rate is multiplied by at a step (0, 1, ..., total - 1).
+
+    A pure function: there is no scheduler whose state could be lost.
+    """
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "cosine":
+        progress = max(0, step - config.warmup_steps) / max(1, total - config.warmup_steps)
+        return warmup * 0.5 * (1 + math.cos(math.pi * progress))
+    return warmup * config.lr_gamma ** sum(step >= part * total for part in config.lr_steps)

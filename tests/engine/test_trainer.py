@@ -1,0 +1,184 @@
+"""Training: it repeats, resumes, learns, and refuses what it cannot continue."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from fastrpn.data import generate_synthetic, image_to_tensor, read_image
+from fastrpn.engine import (
+    NonFiniteLossError,
+    Predictor,
+    TrainConfig,
+    Trainer,
+    load_checkpoint,
+    load_model,
+    train,
+)
+from fastrpn.engine.checkpoint import require_same_model, save_checkpoint
+from fastrpn.engine.config import lr_factor
+
+OPTIONS = {
+    "min_size": 64,
+    "max_size": 96,
+    "rpn_post_nms_top_n_train": 50,
+    "rpn_post_nms_top_n_test": 20,
+    "box_batch_size": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shapes")
+    return generate_synthetic(root, 8, 2, seed=3, image_size=(64, 96), progress=False)
+
+
+@pytest.fixture
+def config(data, tmp_path):
+    return TrainConfig(
+        data=str(data),
+        output=str(tmp_path / "run"),
+        model_options=OPTIONS,
+        batch_size=2,
+        steps=6,
+        warmup_steps=2,
+        log_every=1,
+        val_set=None,
+        progress=False,
+    )
+
+
+def losses(history):
+    names = [name for name in history[0] if name.startswith("loss_")]
+    assert len(names) == 4
+    return [tuple(entry[name] for name in names) for entry in history]
+
+
+def same_weights(a, b):
+    a, b = load_checkpoint(a)["weights"], load_checkpoint(b)["weights"]
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_equal_runs_are_equal_bit_for_bit(config, tmp_path):
+    first = train(config)
+    second = train(dataclasses.replace(config, output=str(tmp_path / "again")))
+    assert losses(first.history) == losses(second.history)
+    assert same_weights(first.checkpoint, second.checkpoint)
+    other = train(dataclasses.replace(config, output=str(tmp_path / "other"), seed=1))
+    assert losses(first.history) != losses(other.history)
+
+
+def test_an_interrupted_run_continues_with_the_same_losses(config, tmp_path, monkeypatch):
+    whole = train(config)
+    broken = dataclasses.replace(config, output=str(tmp_path / "broken"), checkpoint_every=3)
+    take_step = Trainer._train_step
+
+    def stop_at_step_five(self, images, targets):
+        if self.step == 5:
+            raise KeyboardInterrupt
+        take_step(self, images, targets)
+
+    monkeypatch.setattr(Trainer, "_train_step", stop_at_step_five)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken)
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "broken" / "last.pt")["step"] == 3
+    resumed = train(dataclasses.replace(broken, resume=True))
+    assert [entry["step"] for entry in resumed.history] == [1, 2, 3, 4, 5, 6]
+    assert losses(resumed.history) == losses(whole.history)
+    assert same_weights(resumed.checkpoint, whole.checkpoint)
+    lines = (tmp_path / "broken" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_loss_falls_when_one_batch_is_learnt_by_heart(config):
+    config = dataclasses.replace(config, steps=40, batch_size=8, flip=0.0, lr=0.05)
+    sums = [sum(step) for step in losses(train(config).history)]
+    assert sum(sums[-5:]) < 0.6 * sum(sums[1:6])
+
+
+def test_evaluation_keeps_the_best_and_reports_metrics(config):
+    result = train(dataclasses.replace(config, steps=4, val_set="val", eval_every=1))
+    assert {"AP", "AP50", "per_class"} <= set(result.metrics)
+    assert (result.checkpoint.parent / "best.pt").exists()
+
+
+def test_resume_refuses_another_model(config):
+    path = train(dataclasses.replace(config, steps=1)).checkpoint
+    other_rules = {**OPTIONS, "box_batch_size": 8}
+    with pytest.raises(ValueError, match="box_batch_size=16, not 8"):
+        train(dataclasses.replace(config, resume=True, model_options=other_rules))
+    saved = load_checkpoint(path)["model"]
+    for change, message in (
+        ({"name": "vgg16"}, "holds a 'tiny' model, not 'vgg16'"),
+        ({"classes": saved["classes"][:3]}, "9 classes with the background, not 3"),
+        ({"classes": [*saved["classes"][:-1], "cat"]}, "has the classes .* not .*cat"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            require_same_model(path, saved, {**saved, **change})
+
+
+def test_load_model_names_what_is_wrong(config, tmp_path):
+    path = train(dataclasses.replace(config, steps=1)).checkpoint
+    with pytest.raises(ValueError, match="9 classes with the background, not 21"):
+        load_model(path, num_classes=21)
+    with pytest.raises(ValueError, match=r"nothing\.pt: no such file"):
+        load_model(tmp_path / "nothing.pt")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    with pytest.raises(ValueError, match=r"text\.pt: cannot be read"):
+        load_model(tmp_path / "text.pt")
+    torch.save({"weights": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(ValueError, match=r"foreign\.pt: not a checkpoint of fastrpn"):
+        load_model(tmp_path / "foreign.pt")
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
+    path = save_checkpoint(tmp_path / "last.pt", {"step": 1})
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(path, {"step": lambda: 2})
+    assert load_checkpoint(path)["step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_non_finite_loss_names_step_and_images(config):
+    config = dataclasses.replace(config, lr=1e30, warmup_steps=0, clip_grad_norm=None)
+    with pytest.raises(NonFiniteLossError, match=r"at step \d, image_id \[\d, \d\]"):
+        train(config)
+
+
+def test_learning_rate():
+    config = TrainConfig(data="", output="", warmup_steps=10, lr_steps=(0.5, 0.75))
+    assert lr_factor(config, 0, 100) == pytest.approx(0.1)
+    assert lr_factor(config, 9, 100) == lr_factor(config, 49, 100) == 1.0
+    assert lr_factor(config, 50, 100) == pytest.approx(0.1)
+    assert lr_factor(config, 75, 100) == pytest.approx(0.01)
+    config.schedule = "cosine"
+    assert lr_factor(config, 55, 100) == pytest.approx(0.5)
+    assert lr_factor(config, 99, 100) < 0.001
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"lr": 0.0}, {"batch_size": 0}, {"steps": 0}, {"schedule": "linear"}, {"flip": 2.0}],
+)
+def test_config_names_the_bad_value(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name} must be .* got {value!r}"):
+        TrainConfig(data="", output="", **options)
+
+
+def test_predictor_takes_paths_arrays_and_tensors(config, data):
+    path = train(dataclasses.replace(config, steps=1)).checkpoint
+    detect = Predictor(path, batch_size=2)
+    files = sorted((data / "JPEGImages").iterdir())[:3]
+    results = detect(files)
+    assert len(results) == 3 and set(results[0]) == {"boxes", "labels", "scores"}
+    for image in (str(files[0]), read_image(files[0]), image_to_tensor(read_image(files[0]))):
+        single = detect(image)
+        assert torch.equal(single["labels"], detect([image])[0]["labels"])
+    assert all((detect(files[0])["scores"] >= 0).tolist())
+    detect.score_threshold = 0.99
+    assert len(detect(files[0])["scores"]) == 0
+    with pytest.raises(ValueError, match="uint8"):
+        detect(torch.zeros(4, 4, 3).numpy())
