@@ -1,0 +1,116 @@
+"""The commands as a user types them, on a data set of a few small images."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from fastrpn.cli import main
+from fastrpn.data import generate_synthetic
+
+TRAIN = ["--model", "tiny", "--steps", "2", "--batch-size", "2", "--warmup-steps", "1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    generate_synthetic(root, num_train=4, num_val=2, image_size=(96, 96), progress=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run")
+    main(["train", "--data", str(data), "--output", str(output), "--no-progress", *TRAIN])
+    return output / "last.pt"
+
+
+def test_train_writes_a_checkpoint_and_a_history(checkpoint):
+    assert checkpoint.is_file()
+    lines = checkpoint.with_name("history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_eval_prints_a_table_and_writes_all_numbers(checkpoint, data, tmp_path, capsys):
+    report = tmp_path / "metrics.json"
+    command = ["eval", "--checkpoint", str(checkpoint), "--data", str(data)]
+    main([*command, "--output", str(report)])
+    assert "VOC 11-point" in capsys.readouterr().out
+    metrics = json.loads(report.read_text())
+    assert {"AP", "AP50", "voc_ap_area", "per_class"} <= set(metrics)
+    assert metrics["num_images"] == 2
+
+
+def test_detect_writes_pictures_and_coco_results(checkpoint, data, tmp_path):
+    images = data / "JPEGImages"
+    command = ["detect", "--checkpoint", str(checkpoint), "--score-threshold", "0"]
+    main([*command, "--output", str(tmp_path), str(images)])
+    names = {path.stem for path in images.iterdir()}
+    assert {path.stem for path in tmp_path.glob("*.jpg")} == names
+    results = json.loads((tmp_path / "detections.json").read_text())
+    assert results
+    for result in results:
+        assert set(result) == {"image_id", "category_id", "bbox", "score"}
+        x, y, width, height = result["bbox"]
+        assert 0 <= x <= x + width <= 96 and 0 <= y <= y + height <= 96
+
+
+def test_detect_stops_at_or_skips_an_unreadable_image(checkpoint, tmp_path, capsys):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    cv2.imwrite(str(good), np.zeros((64, 64, 3), np.uint8))
+    bad.write_bytes(b"no picture")
+    command = ["detect", "--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, str(bad), str(good)])
+    assert stop.value.code == 2
+    assert str(bad) in capsys.readouterr().err
+    main([*command, "--on-bad-data", "skip", str(bad), str(good)])
+    assert str(bad) in capsys.readouterr().err
+    assert (tmp_path / "out" / "good.jpg").is_file()
+
+
+def test_anchors_draws_the_nine(tmp_path, capsys):
+    main(["anchors", "--output", str(tmp_path / "anchors.png")])
+    picture = cv2.imread(str(tmp_path / "anchors.png"))
+    assert picture is not None and picture.shape[0] > 600 and picture.shape[1] > 800
+    lines = [line for line in capsys.readouterr().out.splitlines() if " x " in line]
+    areas = [float(w) * float(h) for w, h in (line.split("(")[0].split("x") for line in lines)]
+    np.testing.assert_allclose(areas, [128**2, 256**2, 512**2] * 3, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["train", "--data", "nowhere", "--output", "out"], "nowhere"),
+        (["train", "--data", "nowhere", "--output", "out", "--lr", "-1"], "lr must be positive"),
+        (["eval", "--checkpoint", "missing.pt", "--data", "nowhere"], "missing.pt"),
+        (["detect", "--checkpoint", "missing.pt", "x.jpg"], "missing.pt"),
+    ],
+)
+def test_bad_input_ends_with_one_line(command, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("fastrpn: error: ") and named in message
+    assert len(message.strip().splitlines()) == 1
+
+
+def test_checkpoint_of_another_model_is_refused(checkpoint, data, capsys):
+    command = ["train", "--data", str(data), "--output", str(checkpoint.parent), "--resume"]
+    with pytest.raises(SystemExit):
+        main([*command, "--model", "vgg16", "--no-progress"])
+    assert "tiny" in capsys.readouterr().err
+
+
+def test_info_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "fastrpn", "info", "--json"], capture_output=True, text=True
+    )
+    facts = json.loads(done.stdout)
+    assert facts["SIMD in use"] in facts["SIMD compiled"]
+    assert facts["GPU used"] == "yes" or facts["GPU used"].startswith("no: ")
