@@ -24,8 +24,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "cuda_on_cpu"
 
-# Each executable is run_<name>.cpp and a kernel source: csrc/core/<name>/<name>_cuda.cu, or its own.
-NAMES = ("self_test", "box_iou", "nms")
+# Each executable is run_<name>.cpp and csrc/core/<name>/<name>_cuda.cu (self_test_cuda.cu is here).
+NAMES = ("self_test", "box_iou", "nms", "roi_pool")
 HARNESS = ("fiber.cpp", "scheduler.cpp", "memory.cpp", "device_sort.cpp", "runner.cpp")
 
 TYPES = {

@@ -1,0 +1,131 @@
+"""roi_pool's CUDA kernels against the CPU's, forward and backward, bit for bit."""
+
+import pytest
+import torch
+
+from fastrpn import ops  # noqa: F401  (registers torch.ops.fastrpn)
+
+from . import harness
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def random_rois(count: int, batch: int, dtype: torch.dtype) -> torch.Tensor:
+    """RoIs of all sizes on maps of 16 x 20 cells at scale 1/4, some partly or wholly outside."""
+    generator = torch.Generator().manual_seed(count)
+    image = torch.randint(0, batch, (count, 1), generator=generator)
+    corners = torch.rand(count, 2, generator=generator) * torch.tensor([90.0, 70.0]) - 10
+    sides = torch.rand(count, 2, generator=generator) ** 2 * 80
+    return torch.cat([image, corners, corners + sides], dim=1).to(dtype)
+
+
+def random_features(shape, dtype, layout) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    # Few values: many ties, so that the first maximum matters.
+    values = torch.randint(-9, 9, shape, generator=generator)
+    return values.to(dtype).contiguous(memory_format=layout)
+
+
+def raw(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements in memory order."""
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return (tensor.permute(0, 2, 3, 1) if last and not tensor.is_contiguous() else tensor).flatten()
+
+
+def run_both(features, rois, output_size=(3, 3), scale=0.25, seeds=2, misalign=0):
+    """Runs forward, with and without argmax, and backward; checks all of them against the CPU."""
+    sizes = dict(zip(("batch", "channels", "height", "width"), features.shape, strict=True))
+    common = {
+        **sizes,
+        "rois": rois,
+        "pooled_height": output_size[0],
+        "pooled_width": output_size[1],
+        "spatial_scale": scale,
+        "channels_last": not features.is_contiguous(),
+        "seeds": seeds,
+        "misalign": misalign,
+    }
+    output, argmax = torch.ops.fastrpn.roi_pool_argmax(features, rois, scale, *output_size)
+    output = output.clamp(min=torch.finfo(output.dtype).min)  # what a bin of NaNs only must give
+    outputs = harness.run("roi_pool", features=raw(features), argmax=1, **common)
+    assert torch.equal(outputs["output"], raw(output))
+    assert torch.equal(outputs["argmax"], raw(argmax))
+    alone = harness.run("roi_pool", features=raw(features), **common)
+    assert torch.equal(alone["output"], raw(output))
+
+    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output)
+    grad = grad.contiguous(memory_format=layout_of(features))
+    grad_features = torch.ops.fastrpn.roi_pool_backward(grad, rois, argmax, scale, *sizes.values())
+    outputs = harness.run("roi_pool", grad_output=raw(grad), argmax=raw(argmax), **common)
+    assert torch.equal(outputs["grad_features"], raw(grad_features))
+    return output
+
+
+def layout_of(features):
+    return torch.contiguous_format if features.is_contiguous() else torch.channels_last
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equals_the_cpu(dtype, layout):
+    rois = random_rois(40, 2, torch.float32 if dtype == torch.bfloat16 else dtype)
+    output = run_both(random_features((2, 16, 16, 20), dtype, layout), rois)
+    assert output.count_nonzero() > 1000
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_channels_that_fill_no_pack_or_block(layout):
+    features = random_features((1, 131, 9, 9), torch.float32, layout)
+    run_both(features, random_rois(5, 1, torch.float32), output_size=(1, 2), seeds=1)
+
+
+def test_memory_that_is_not_16_byte_aligned():
+    features = random_features((1, 8, 16, 20), torch.float32, torch.channels_last)
+    run_both(features, random_rois(6, 1, torch.float32), seeds=1, misalign=1)
+
+
+def test_more_rois_than_a_backward_round():
+    features = random_features((1, 2, 16, 20), torch.float32, torch.channels_last)
+    run_both(features, random_rois(300, 1, torch.float32), seeds=1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bad_rois_and_nan_features(dtype):
+    inf, nan = float("inf"), float("nan")
+    features = random_features((1, 8, 16, 20), dtype, torch.channels_last)
+    features[:, :, 2:9] = nan
+    rois = random_rois(8, 1, dtype)
+    rois[0, 1], rois[1, 3] = nan, inf
+    rois[3, 1:] = torch.tensor([-6e4, -6e4, 6e4, 6e4])
+    output = run_both(features, rois)
+    assert (output[:2] == 0).all()
+
+
+def test_batch_index_out_of_range_gives_zeros():
+    # The CPU operator raises here; on CUDA nobody looks before the kernel does.
+    features = random_features((1, 4, 16, 20), torch.float32, torch.channels_last)
+    rois = random_rois(4, 1, torch.float32)
+    rois[:, 0] = torch.tensor([-1.0, 1.0, 1e20, 0.0])
+    outputs = harness.run(
+        "roi_pool",
+        features=raw(features),
+        rois=rois,
+        argmax=1,
+        batch=1,
+        channels=4,
+        height=16,
+        width=20,
+        pooled_height=2,
+        pooled_width=2,
+        spatial_scale=0.25,
+        channels_last=1,
+    )
+    assert (outputs["output"][: 3 * 16] == 0).all()
+    assert (outputs["argmax"][: 3 * 16] == -1).all()
+    assert (outputs["argmax"][3 * 16 :] >= 0).any()
+
+
+def test_no_rois():
+    features = random_features((1, 4, 8, 8), torch.float32, torch.channels_last)
+    run_both(features, torch.zeros(0, 5), seeds=1)
