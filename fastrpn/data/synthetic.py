@@ -1,6 +1,6 @@
 """A synthetic detection data set, written to disk in VOC layout.
 
-Eight shapes, each in any size, aspect, rotation, colour and texture, that may hide one another, on
+Eight shapes, varied in size, aspect, rotation, colour and texture, that may hide one another, on
 textured backgrounds among things that are no objects: lines, wobbly blobs, strokes. Then blur,
 noise and JPEG. Only the outline tells the class.
 """
@@ -25,6 +25,7 @@ SYNTHETIC_CLASSES = list(SHAPES)
 
 MAX_OBJECTS = 6
 MIN_EXTENT, MAX_EXTENT = 0.16, 0.5  # of an object, relative to the image's short side
+MAX_ROTATION = np.pi / 4  # either way
 MIN_VISIBLE = 0.4  # an object is never hidden more than this leaves
 DIFFICULT_VISIBLE = 0.6  # and is difficult when less than this shows
 MIN_COLOUR_DISTANCE = 70.0  # between an object and what it is drawn on
@@ -170,7 +171,7 @@ def _random_object(rng: np.random.Generator, image_size: tuple[int, int]) -> _Ob
     """A shape stretched, turned, scaled and placed at random, wholly inside the image."""
     name = SYNTHETIC_CLASSES[rng.integers(len(SYNTHETIC_CLASSES))]
     stretch = np.exp(rng.uniform(-0.3, 0.3))
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     contours = [c * (stretch, 1 / stretch) @ rotation for c in SHAPES[name]()]
 
