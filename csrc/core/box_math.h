@@ -1,5 +1,5 @@
 // Geometry of boxes, written once for CPU and CUDA. Boxes are xyxy in pixels, without a "+ 1"; T is the type
-// that is computed in: float for half types. The order of operations is torchvision's, and nothing here may
+// that is computed in: float for half types, or a vector of either (core/vector.h). The order of operations is torchvision's, and nothing here may
 // be contracted to an FMA, since IoUs are compared with thresholds.
 //
 // NaN: a NaN coordinate makes the area NaN, hence the union, hence the IoU, whatever the intersection made
@@ -45,8 +45,8 @@ FASTRPN_HD T box_area(const Box<T>& box) {
 // Area common to both boxes, 0 if they do not meet.
 template <typename T>
 FASTRPN_HD T box_intersection(const Box<T>& a, const Box<T>& b) {
-  const T width = max_of(T(0), min_of(a.x2, b.x2) - max_of(a.x1, b.x1));
-  const T height = max_of(T(0), min_of(a.y2, b.y2) - max_of(a.y1, b.y1));
+  const T width = max_of(T{}, min_of(a.x2, b.x2) - max_of(a.x1, b.x1));
+  const T height = max_of(T{}, min_of(a.y2, b.y2) - max_of(a.y1, b.y1));
   return width * height;
 }
 
@@ -61,7 +61,7 @@ FASTRPN_HD T box_iou(const Box<T>& a, T a_area, const Box<T>& b, T b_area) {
 template <typename T>
 FASTRPN_HD T box_iou_or_zero(const Box<T>& a, T a_area, const Box<T>& b, T b_area) {
   const T iou = box_iou(a, a_area, b, b_area);
-  return iou > T(0) ? iou : T(0);
+  return iou > T{} ? iou : T{};
 }
 
 FASTRPN_HD float exponential(float value) { return expf(value); }

@@ -12,7 +12,6 @@ from fastrpn.ops._checks import (
     check_same_dtype,
     check_shape,
 )
-from fastrpn.ops.iou_variants import inter_union
 
 
 def match_anchors(
@@ -32,7 +31,7 @@ def match_anchors(
     every anchor that attains some ground truth's best IoU (ties included) also gets its own best
     ground truth, whatever the IoU. A ground truth whose best IoU is 0 claims nothing, and a NaN IoU
     counts as 0; otherwise this is torchvision's `Matcher`, for a whole batch and without the matrix
-    of all IoUs.
+    of all IoUs. No gradient flows back.
 
     Args:
         anchors: `[A, 4]` shared by the images, or `[B, A, 4]`; xyxy.
@@ -52,26 +51,19 @@ def match_anchors(
             names it.
     """
     _check(anchors, gt_boxes, gt_counts, high, low, valid)
-    batch, num_gt = gt_boxes.shape[:2]
-    num_anchors = anchors.shape[-2]
-    if num_gt == 0:
-        gt_boxes = gt_boxes.new_zeros(batch, 1, 4)
+    return torch.ops.fastrpn.match_anchors(
+        anchors.detach(), gt_boxes.detach(), gt_counts.long(), high, low, allow_low_quality, valid
+    )
 
-    inter, union = inter_union(gt_boxes, anchors if anchors.dim() == 3 else anchors[None])
-    iou = torch.nan_to_num(inter / union, nan=0.0)
-    is_gt = torch.arange(gt_boxes.shape[1], device=gt_boxes.device) < gt_counts[:, None]
-    takes_part = torch.ones((1, num_anchors), dtype=torch.bool, device=anchors.device)
-    if valid is not None:
-        takes_part = valid if valid.dim() == 2 else valid[None]
-    iou = torch.where(is_gt[:, :, None] & takes_part[:, None, :], iou, 0.0)
 
-    max_iou, best_gt = iou.max(dim=1)
-    matched_gt = torch.where(max_iou >= high, best_gt, torch.where(max_iou < low, -1, -2))
-    if allow_low_quality and num_anchors > 0:
-        best_of_gt = iou.amax(dim=2, keepdim=True)
-        claimed = ((iou == best_of_gt) & (best_of_gt > 0)).any(dim=1)
-        matched_gt = torch.where(claimed, best_gt, matched_gt)
-    return torch.where(takes_part, matched_gt, -2), max_iou
+@torch.library.register_fake("fastrpn::match_anchors")
+def _(anchors, gt_boxes, gt_counts, high, low, allow_low_quality, valid):
+    shape = (gt_boxes.shape[0], anchors.shape[-2])
+    max_iou_dtype = torch.promote_types(anchors.dtype, torch.float32)
+    return (
+        anchors.new_empty(shape, dtype=torch.int64),
+        anchors.new_empty(shape, dtype=max_iou_dtype),
+    )
 
 
 def _check(

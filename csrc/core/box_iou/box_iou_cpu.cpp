@@ -9,17 +9,11 @@
 // Numerics: box_math.h, in float for half types; results do not depend on tiles, threads or SIMD level.
 #include "core/box_iou/box_iou.h"
 #include "core/box_math.h"
+#include "core/vector.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
-#if defined(FASTRPN_SIMD_avx512)
-constexpr int64_t kVectorBytes = 64;
-#elif defined(FASTRPN_SIMD_avx2)
-constexpr int64_t kVectorBytes = 32;
-#else
-constexpr int64_t kVectorBytes = 16;
-#endif
 constexpr int64_t kTile = 1024;
 constexpr int64_t kPairsGrain = 1 << 15;  // 8 us of work: worth a second thread
 
@@ -28,9 +22,6 @@ template <typename C>
 struct Columns {
   alignas(64) C x1[kTile], y1[kTile], x2[kTile], y2[kTile], area[kTile];
 };
-
-template <typename C>
-constexpr int64_t lanes = kVectorBytes / int64_t(sizeof(C));
 
 template <typename T, typename C>
 void load(const T* boxes, int64_t begin, int64_t count, Columns<C>& tile) {
