@@ -64,12 +64,16 @@ FASTRPN_HD void store_vector(const V& vector, C* to) {
 }
 
 // True if a comparison held in some lane.
-template <typename M>
-FASTRPN_HD bool any(const M& mask) {
+template <typename C>
+FASTRPN_HD bool any(const IndexVector<C>& mask) {
+#if defined(FASTRPN_SIMD_avx2)
+  return __builtin_ia32_movmskps256(reinterpret_cast<const Vector<float>&>(mask)) != 0;
+#else
   uint64_t words[kVectorBytes / 8], all = 0;
   memcpy(words, &mask, sizeof(words));
   for (uint64_t word : words) all |= word;
   return all != 0;
+#endif
 }
 
 template <typename C>

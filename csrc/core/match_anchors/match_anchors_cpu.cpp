@@ -136,7 +136,7 @@ class Matcher {
     for (int64_t g = 0; g < gts.padded; g += lanes<C>) {
       const auto meets = (load_vector<V>(gts.x1 + g) < around.x2) & (load_vector<V>(gts.x2 + g) > around.x1) &
                          (load_vector<V>(gts.y1 + g) < around.y2) & (load_vector<V>(gts.y2 + g) > around.y1);
-      if (!any(meets)) continue;
+      if (!any<C>(meets)) continue;
       for (int64_t lane = 0; lane < lanes<C>; ++lane) {
         list[found] = int32_t(g + lane);
         found += meets[lane] != 0;
@@ -145,7 +145,7 @@ class Matcher {
     return found;
   }
 
-  // Calls visit(first lane, IoUs) for every vector of the block.
+  // Calls visit(first lane, IoUs) for every vector of the block that the ground truth meets.
   template <typename F>
   static void for_ious(const Block<C>& block, const GroundTruths<C>& gts, int64_t g, const F& visit) {
     const V zero{};
@@ -154,6 +154,9 @@ class Matcher {
     for (int64_t i = 0; i < kBlock; i += lanes<C>) {
       const Box<V> anchors = {load_vector<V>(block.x1 + i), load_vector<V>(block.y1 + i),
                               load_vector<V>(block.x2 + i), load_vector<V>(block.y2 + i)};
+      const V width = min_of(gt.x2, anchors.x2) - max_of(gt.x1, anchors.x1);
+      const V height = min_of(gt.y2, anchors.y2) - max_of(gt.y1, anchors.y1);
+      if (!any<C>((width > zero) & (height > zero))) continue;
       visit(i, box_iou_or_zero(gt, gt_area, anchors, load_vector<V>(block.area + i)));
     }
   }
