@@ -108,8 +108,8 @@ def check_boxes(boxes: np.ndarray, size: tuple[int, int], where: str) -> np.ndar
     One pixel is what tools that count from 0 get wrong in a format that counts from 1.
 
     Raises:
-        BadDataError: a box is not finite, not at least 1 pixel wide and high, or reaches more than
-            one pixel out of the image. The message starts with `where`.
+        BadDataError: a box is not finite, reaches more than one pixel out of the image, or has no
+            positive width and height in it. The message starts with `where`.
     """
     height, width = size
     limit = np.array([width, height, width, height], np.float32)

@@ -19,27 +19,8 @@ class Loader:
     itself. Worker processes change nothing about what comes out.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        shuffle: bool,
-        seed: int,
-        workers: int,
-        transform: Transform | None,
-        drop_last: bool,
-    ):
-        self._batches = _EpochBatches(len(dataset), batch_size, shuffle, seed, drop_last)
-        self._loader = DataLoader(
-            _Transformed(dataset, transform, seed),
-            batch_sampler=self._batches,
-            num_workers=workers,
-            collate_fn=collate,
-            worker_init_fn=_start_worker,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else each pass would advance the global one
-        )
+    def __init__(self, batches: EpochBatches, loader: DataLoader):
+        self._batches, self._loader = batches, loader
 
     def __len__(self) -> int:
         """Batches in a full epoch."""
@@ -82,7 +63,18 @@ def build_loader(
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     if workers < 0:
         raise ValueError(f"workers must not be negative, got {workers}")
-    return Loader(dataset, batch_size, shuffle, seed, workers, transform, drop_last)
+    batches = EpochBatches(len(dataset), batch_size, shuffle, seed, drop_last)
+    loader = DataLoader(
+        _Transformed(dataset, transform, seed),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_start_worker,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else each pass would advance the global one
+    )
+    return Loader(batches, loader)
 
 
 def collate(samples: Sequence[tuple[torch.Tensor, dict]]) -> tuple[list[torch.Tensor], list[dict]]:
@@ -91,7 +83,7 @@ def collate(samples: Sequence[tuple[torch.Tensor, dict]]) -> tuple[list[torch.Te
     return list(images), list(targets)
 
 
-class _EpochBatches:
+class EpochBatches:
     """Yields batches of (epoch, index). The epoch travels with the index because persistent workers
     hold a copy of the data set that never hears of a new epoch."""
 

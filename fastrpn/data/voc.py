@@ -25,7 +25,7 @@ class VOCDataset(AnnotatedImages):
 
     Everything is read and checked here, images decoded once included, so that no bad file ends a
     run hours later. Objects marked `difficult` get target["ignore"]. `image_id` is the line number
-    in the image set, from 0, whatever was skipped.
+    in the image set, from 0, whatever was skipped, and `ids[image_id]` what the line says.
 
     Args:
         root: the folder that holds Annotations, JPEGImages and ImageSets.
