@@ -11,41 +11,34 @@ from fastrpn._version import __version__
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; bad input ends with one line and exit code 2, a bug with its traceback."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser(arguments).parse_args(arguments)
     try:
         options.run(options)
     except (ValueError, FileNotFoundError, NotADirectoryError, ImportError) as error:
         if options.debug:
             raise
-        sys.exit(_report(error))
+        print(f"fastrpn: error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _report(error: Exception) -> int:
-    print(f"fastrpn: error: {error}", file=sys.stderr)
-    return 2
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; only the command that is asked for gets its options, which may import torch."""
     parser = argparse.ArgumentParser("fastrpn", description="Region proposals and Faster R-CNN.")
     parser.add_argument("--version", action="version", version=f"fastrpn {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_demo, _add_train, _add_eval, _add_detect, _add_bench, _add_anchors, _add_info):
-        add(commands)
+    for name, (run, add_options, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.set_defaults(run=run)
+        if name in arguments:
+            add_options(command)
     return parser
 
 
-def _add(commands, name: str, run, summary: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=summary, description=summary)
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _add_demo(commands) -> None:
-    summary = "Write a data set, train a detector on it, evaluate it and draw what it finds."
-    parser = _add(commands, "demo", _demo, summary)
+def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("demo"))
     parser.add_argument("--seed", type=int, default=0)
 
@@ -56,10 +49,10 @@ def _demo(options: argparse.Namespace) -> None:
     run_demo(options.output, seed=options.seed)
 
 
-def _add_train(commands) -> None:
+def _train_options(parser: argparse.ArgumentParser) -> None:
     from fastrpn.engine.options import add_options
 
-    add_options(_add(commands, "train", _train, "Train on a folder in PASCAL VOC layout."))
+    add_options(parser)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -70,8 +63,7 @@ def _train(options: argparse.Namespace) -> None:
     print(f"checkpoint: {result.checkpoint}")
 
 
-def _add_eval(commands) -> None:
-    parser = _add(commands, "eval", _eval, "Evaluate a checkpoint on a folder in VOC layout.")
+def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--image-set", default="val")
@@ -93,9 +85,7 @@ def _eval(options: argparse.Namespace) -> None:
         print(f"wrote {write_json(options.output, metrics)}")
 
 
-def _add_detect(commands) -> None:
-    summary = "Find objects in images; writes pictures and detections.json (COCO results)."
-    parser = _add(commands, "detect", _detect, summary)
+def _detect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", help="image files or folders of them")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("detections"))
@@ -119,9 +109,7 @@ def _detect(options: argparse.Namespace) -> None:
     print(f"{found.num_detections} objects in {found.num_images} images: {options.output}")
 
 
-def _add_bench(commands) -> None:
-    summary = "Measure the operators against their peers (from a clone of the repository)."
-    parser = _add(commands, "bench", _bench, summary)
+def _bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="as for benchmarks.run_all")
 
 
@@ -134,8 +122,7 @@ def _bench(options: argparse.Namespace) -> None:
     run_all(options.rest)
 
 
-def _add_anchors(commands) -> None:
-    parser = _add(commands, "anchors", _anchors, "Draw the nine anchors at one position.")
+def _anchors_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, nargs=2, default=(600, 800), metavar=("H", "W"))
     parser.add_argument("--position", type=float, nargs=2, default=(320, 320), metavar=("X", "Y"))
     parser.add_argument("--sizes", type=float, nargs="+", default=(128, 256, 512))
@@ -157,8 +144,7 @@ def _anchors(options: argparse.Namespace) -> None:
     print(f"wrote {write_image(options.output, picture)}")
 
 
-def _add_info(commands) -> None:
-    parser = _add(commands, "info", _info, "Say what was built and what was found at run time.")
+def _info_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -172,3 +158,14 @@ def _info(options: argparse.Namespace) -> None:
     for name, value in facts.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
         print(f"{name:20}{text if text is not None else 'not found'}")
+
+
+COMMANDS = {
+    "demo": (_demo, _demo_options, "Write a data set, train on it, evaluate, draw what is found."),
+    "train": (_train, _train_options, "Train on a folder in PASCAL VOC layout."),
+    "eval": (_eval, _eval_options, "Evaluate a checkpoint on a folder in PASCAL VOC layout."),
+    "detect": (_detect, _detect_options, "Find objects in images: pictures and COCO results."),
+    "bench": (_bench, _bench_options, "Measure the operators against their peers (in a clone)."),
+    "anchors": (_anchors, _anchors_options, "Draw the nine anchors at one position."),
+    "info": (_info, _info_options, "Say what was built and what was found at run time."),
+}
