@@ -10,17 +10,27 @@ from fastrpn.analysis.anchor_coverage import (
     receptive_field_of_model,
     report_receptive_field,
 )
+from fastrpn.analysis.anchor_design import AnchorDesign, design_anchors
+from fastrpn.analysis.anchor_recall import best_anchor_iou
+from fastrpn.analysis.dataset_boxes import GroundTruthBoxes, dataset_boxes
 from fastrpn.analysis.gradient_field import gradient_field
+from fastrpn.analysis.kmeans_anchors import kmeans_anchors
 from fastrpn.analysis.receptive_field import FieldAxis, ReceptiveField, receptive_field
 from fastrpn.analysis.tables import markdown_table
 
 __all__ = [
     "AnchorCoverage",
+    "AnchorDesign",
     "FieldAxis",
+    "GroundTruthBoxes",
     "ReceptiveField",
     "ReceptiveFieldReport",
     "anchor_coverage",
+    "best_anchor_iou",
+    "dataset_boxes",
+    "design_anchors",
     "gradient_field",
+    "kmeans_anchors",
     "markdown_table",
     "receptive_field",
     "receptive_field_of_model",
