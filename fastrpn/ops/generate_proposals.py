@@ -14,8 +14,6 @@ from fastrpn.ops._checks import (
     check_same_dtype,
     check_shape,
 )
-from fastrpn.ops.box_coding import decode_boxes
-from fastrpn.ops.nms import nms_padded
 
 
 def generate_proposals(
@@ -58,49 +56,43 @@ def generate_proposals(
         TypeError, ValueError: a dtype, shape, device or number that does not fit; the message names
             it.
     """
-    levels = (
-        [objectness.shape[-1]] if anchors_per_level is None else [int(n) for n in anchors_per_level]
-    )
-    _check(objectness, deltas, anchors, image_sizes, levels, pre_nms_top_n, post_nms_top_n)
-
-    with torch.no_grad():
-        batch = objectness.shape[0]
-        rows, level_of, first = [], [], 0
-        for level, size in enumerate(levels):
-            order = (
-                objectness[:, first : first + size]
-                .sort(dim=1, descending=True, stable=True)
-                .indices
-            )
-            rows.append(first + order[:, :pre_nms_top_n])
-            level_of.append(torch.full_like(rows[-1], level))
-            first += size
-        row, group = torch.cat(rows, dim=1), torch.cat(level_of, dim=1)
-
-        dtype = torch.promote_types(objectness.dtype, torch.float32)
-        scores = objectness.gather(1, row).to(dtype).sigmoid()
-        chosen_deltas = deltas.gather(1, row[..., None].expand(-1, -1, 4)).to(dtype)
-        boxes = decode_boxes(chosen_deltas, anchors.to(dtype)[row])
-        limits = image_sizes.flip(1).repeat(1, 2)[:, None].to(dtype)  # width, height, width, height
-        boxes = torch.minimum(boxes.clamp(min=0), limits)
-        sides = boxes[..., 2:] - boxes[..., :2]
-        keep = (sides >= min_size).all(dim=-1) & (scores >= 0)
-
-        ranked = torch.where(keep, scores, -1.0)
-        index, counts = nms_padded(
-            boxes, ranked, nms_threshold, post_nms_top_n, groups=group, score_threshold=-0.5
+    _check(objectness, deltas, anchors, image_sizes, pre_nms_top_n, post_nms_top_n)
+    levels = [anchors.shape[0]] if anchors_per_level is None else list(anchors_per_level)
+    if any(size < 0 for size in levels) or sum(levels) != anchors.shape[0]:
+        raise ValueError(
+            f"anchors_per_level: expected sizes of sum {anchors.shape[0]}, got {levels}"
         )
-        present = index >= 0
-        index = index.clamp(min=0)
-        if row.shape[1] == 0:
-            return (
-                boxes.new_zeros(batch, post_nms_top_n, 4),
-                scores.new_zeros(batch, post_nms_top_n),
-                counts,
-            )
-        proposals = boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        proposals = torch.where(present[..., None], proposals, 0.0)
-        return proposals, torch.where(present, scores.gather(1, index), 0.0), counts
+    return torch.ops.fastrpn.generate_proposals(
+        objectness.detach(),
+        deltas.detach(),
+        anchors.detach(),
+        image_sizes.long(),
+        pre_nms_top_n,
+        post_nms_top_n,
+        nms_threshold,
+        min_size,
+        levels,
+    )
+
+
+@torch.library.register_fake("fastrpn::generate_proposals")
+def _(
+    objectness,
+    deltas,
+    anchors,
+    image_sizes,
+    pre_nms_top_n,
+    post_nms_top_n,
+    nms_threshold,
+    min_size,
+    anchors_per_level,
+):
+    batch, dtype = objectness.shape[0], torch.promote_types(objectness.dtype, torch.float32)
+    return (
+        objectness.new_empty((batch, post_nms_top_n, 4), dtype=dtype),
+        objectness.new_empty((batch, post_nms_top_n), dtype=dtype),
+        objectness.new_empty(batch, dtype=torch.int64),
+    )
 
 
 def _check(
@@ -108,7 +100,6 @@ def _check(
     deltas: Tensor,
     anchors: Tensor,
     image_sizes: Tensor,
-    levels: list[int],
     pre_nms_top_n: int,
     post_nms_top_n: int,
 ) -> None:
@@ -125,10 +116,6 @@ def _check(
         check_same_dtype("anchors", anchors, "objectness", objectness)
     for name, tensor in (("deltas", deltas), ("anchors", anchors), ("image_sizes", image_sizes)):
         check_same_device(name, tensor, "objectness", objectness)
-    if any(size < 0 for size in levels) or sum(levels) != anchors.shape[0]:
-        raise ValueError(
-            f"anchors_per_level: expected sizes of sum {anchors.shape[0]}, got {levels}"
-        )
     for name, number in (("pre_nms_top_n", pre_nms_top_n), ("post_nms_top_n", post_nms_top_n)):
         if number <= 0:
             raise ValueError(f"{name}: expected a positive number, got {number}")
