@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/simd.h"
+#include "python/numpy_ops.h"
 
 namespace py = pybind11;
 
@@ -38,4 +39,5 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "set_simd_level", [](const std::string& level) { return fastrpn::set_simd_level(level.c_str()); },
       py::arg("level"), "Force a SIMD level; False if it was not compiled or this CPU lacks it.");
+  add_numpy_ops(m);
 }

@@ -14,6 +14,16 @@ void launch_cpu(const MatchAnchorsArgs& args, const Tensor&) {
   FASTRPN_CPU(match_anchors_cpu)(args, torch_parallel_for());
 }
 
+#if defined(FASTRPN_WITH_CUDA)
+void launch_cuda(const MatchAnchorsArgs& args, const Tensor& anchors) {
+  const torch::stable::accelerator::DeviceGuard guard(anchors.get_device_index());
+  Tensor workspace =
+      new_empty_tensor({int64_t(match_anchors_workspace_bytes(args))}, ScalarType::Byte, anchors);
+  check_status(match_anchors_cuda(args, workspace.mutable_data_ptr(), current_stream(anchors)),
+               "match_anchors");
+}
+#endif
+
 void check_inputs(const Tensor& anchors, const Tensor& gt_boxes, const Tensor& gt_counts,
                   const std::optional<Tensor>& valid) {
   STD_TORCH_CHECK(gt_boxes.dim() == 3 && gt_boxes.size(2) == 4, "gt_boxes must have shape [B, G, 4]");
@@ -75,3 +85,9 @@ std::tuple<Tensor, Tensor> match_anchors(Tensor anchors, Tensor gt_boxes, Tensor
 STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) {
   m.impl("match_anchors", TORCH_BOX(&fastrpn::match_anchors<fastrpn::launch_cpu>));
 }
+
+#if defined(FASTRPN_WITH_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(fastrpn, CUDA, m) {
+  m.impl("match_anchors", TORCH_BOX(&fastrpn::match_anchors<fastrpn::launch_cuda>));
+}
+#endif

@@ -1,0 +1,63 @@
+#include "python/numpy_ops.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <utility>
+
+#include "core/box_iou/box_iou.h"
+#include "core/nms/nms.h"
+
+namespace py = pybind11;
+
+namespace fastrpn {
+namespace {
+
+DType dtype_of(const py::array& array) {
+  return array.itemsize() == sizeof(double) ? DType::float64 : DType::float32;
+}
+
+py::array box_iou(const py::array& boxes1, const py::array& boxes2) {
+  py::array iou(boxes1.dtype(), {boxes1.shape(0), boxes2.shape(0)});
+  const BoxIouArgs args{dtype_of(boxes1), boxes1.data(),   boxes2.data(),
+                        boxes1.shape(0),  boxes2.shape(0), iou.mutable_data()};
+  {
+    const py::gil_scoped_release release;
+    FASTRPN_CPU(box_iou_cpu)(args, serial());
+  }
+  return iou;
+}
+
+// Kept rows, then -1; and how many were kept.
+std::pair<py::array_t<int64_t>, int64_t> nms(const py::array& boxes, const py::array& scores,
+                                             const std::optional<py::array_t<int64_t>>& groups,
+                                             double iou_threshold) {
+  const int64_t n = boxes.shape(0);
+  py::array_t<int64_t> indices(n);
+  int64_t kept = 0;
+  NmsArgs args{};
+  args.dtype = dtype_of(boxes);
+  args.boxes = boxes.data();
+  args.scores = scores.data();
+  args.groups = groups ? groups->data() : nullptr;
+  args.batch = 1;
+  args.n = n;
+  args.iou_threshold = iou_threshold;
+  args.max_output = n;
+  args.indices = indices.mutable_data();
+  args.kept = &kept;
+  {
+    const py::gil_scoped_release release;
+    FASTRPN_CPU(nms_cpu)(args, serial());
+  }
+  return {std::move(indices), kept};
+}
+
+}  // namespace
+}  // namespace fastrpn
+
+void add_numpy_ops(py::module_& m) {
+  m.def("box_iou", &fastrpn::box_iou);
+  m.def("nms", &fastrpn::nms);
+}

@@ -1,0 +1,111 @@
+"""Box operators on NumPy arrays, without importing torch.
+
+The kernels are those of `fastrpn.ops` and the results the same. Arrays are read in place (one that
+is not C-contiguous is copied first), each call runs on one thread, and the GIL is released
+meanwhile, so that several Python threads may work at once.
+"""
+
+import numpy as np
+
+from fastrpn._library import core
+
+__all__ = ["batched_nms", "box_iou", "nms"]
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def box_iou(boxes1: np.ndarray, boxes2: np.ndarray) -> np.ndarray:
+    """Intersection over union of every pair of boxes.
+
+    Args:
+        boxes1: `[N, 4]` xyxy in pixels, float32 or float64.
+        boxes2: `[M, 4]` of the same dtype.
+
+    Returns:
+        `[N, M]` of that dtype. A pair whose union is empty (0 / 0) gives NaN.
+
+    Raises:
+        TypeError: not an array, not float32 or float64, or two dtypes.
+        ValueError: wrong shape.
+    """
+    boxes1 = _floats("boxes1", boxes1, ("N", 4))
+    boxes2 = _floats("boxes2", boxes2, ("M", 4), boxes1.dtype)
+    return core().box_iou(boxes1, boxes2)
+
+
+def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Greedy non-maximum suppression; see :func:`fastrpn.ops.nms`.
+
+    Args:
+        boxes: `[N, 4]` xyxy in pixels, float32 or float64.
+        scores: `[N]` of the same dtype.
+        iou_threshold: suppress above it.
+
+    Returns:
+        `[K]` int64 indices of the kept boxes, by descending score.
+
+    Raises:
+        TypeError: not an array, not float32 or float64, or two dtypes.
+        ValueError: wrong shape.
+    """
+    return _nms(boxes, scores, None, iou_threshold)
+
+
+def batched_nms(
+    boxes: np.ndarray, scores: np.ndarray, idxs: np.ndarray, iou_threshold: float
+) -> np.ndarray:
+    """NMS of each class for itself; see :func:`fastrpn.ops.batched_nms`.
+
+    Args:
+        boxes: `[N, 4]` xyxy in pixels, float32 or float64.
+        scores: `[N]` of the same dtype.
+        idxs: `[N]` integers: the class of each box.
+        iou_threshold: suppress above it.
+
+    Returns:
+        `[K]` int64 indices of the kept boxes of all classes, by descending score.
+
+    Raises:
+        TypeError: not an array, not float32 or float64, two dtypes, or classes not integers.
+        ValueError: wrong shape.
+    """
+    idxs = _array("idxs", idxs, ("N",))
+    if idxs.dtype.kind not in "iu":
+        raise TypeError(f"idxs: expected integers, got {idxs.dtype}")
+    return _nms(boxes, scores, idxs, iou_threshold)
+
+
+def _nms(
+    boxes: np.ndarray, scores: np.ndarray, idxs: np.ndarray | None, iou_threshold: float
+) -> np.ndarray:
+    boxes = _floats("boxes", boxes, ("N", 4))
+    scores = _floats("scores", scores, (len(boxes),), boxes.dtype)
+    if idxs is not None:
+        idxs = np.ascontiguousarray(_array("idxs", idxs, (len(boxes),)), dtype=np.int64)
+    indices, count = core().nms(boxes, scores, idxs, iou_threshold)
+    return indices[:count].copy()
+
+
+def _array(name: str, value: object, shape: tuple[int | str, ...]) -> np.ndarray:
+    """The array, if its shape matches; a letter stands for any size."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name}: expected a numpy.ndarray, got {type(value).__name__}")
+    matches = value.ndim == len(shape) and all(
+        isinstance(want, str) or size == want for size, want in zip(value.shape, shape, strict=True)
+    )
+    if not matches:
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"{name}: expected shape [{wanted}], got {list(value.shape)}")
+    return value
+
+
+def _floats(
+    name: str, value: object, shape: tuple[int | str, ...], dtype: np.dtype | None = None
+) -> np.ndarray:
+    """The array, contiguous, if it has this shape and dtype; None allows both float types."""
+    array = _array(name, value, shape)
+    allowed = _FLOATS if dtype is None else (dtype,)
+    if array.dtype not in allowed:
+        wanted = " or ".join(map(str, allowed))
+        raise TypeError(f"{name}: expected {wanted}, got {array.dtype}")
+    return np.ascontiguousarray(array)

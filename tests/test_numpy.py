@@ -1,0 +1,110 @@
+"""fastrpn.numpy: the results of fastrpn.ops, in an interpreter that never sees torch."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import fastrpn.numpy as fnp
+from fastrpn import ops
+
+DTYPES = [np.float32, np.float64]
+
+
+def random_case(n: int, dtype, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    centre, size = 200 * rng.random((n, 2)), np.exp(2 + rng.standard_normal((n, 2)))
+    boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=1).astype(dtype)
+    scores = rng.standard_normal(n).round(1).astype(dtype)
+    return boxes, scores, rng.integers(-3, 5, n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [0, 1, 7, 500])
+def test_equals_the_torch_operators(n, dtype):
+    boxes, scores, idxs = random_case(n, dtype)
+    tensors = torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(idxs)
+    kept = fnp.nms(boxes, scores, 0.4)
+    assert kept.dtype == np.int64
+    np.testing.assert_array_equal(kept, ops.nms(*tensors[:2], 0.4).numpy())
+    kept = fnp.batched_nms(boxes, scores, idxs, 0.4)
+    np.testing.assert_array_equal(kept, ops.batched_nms(*tensors, 0.4).numpy())
+    iou = fnp.box_iou(boxes, boxes[::2])
+    assert iou.dtype == dtype
+    np.testing.assert_array_equal(iou, ops.box_iou(tensors[0], tensors[0][::2]).numpy())
+
+
+def test_non_contiguous_read_only_and_small_integers():
+    boxes, scores, idxs = random_case(100, np.float32)
+    wanted = fnp.batched_nms(boxes[::2].copy(), scores[::2].copy(), idxs[::2].copy(), 0.3)
+    boxes.setflags(write=False)
+    ours = fnp.batched_nms(np.asfortranarray(boxes[::2]), scores[::2], idxs[::2].astype("i1"), 0.3)
+    np.testing.assert_array_equal(ours, wanted)
+
+
+def test_torch_is_never_imported():
+    code = (
+        "import sys, numpy as np, fastrpn.numpy as f\n"
+        "b = np.array([[0, 0, 2, 2], [0, 0, 2, 1]], 'f4')\n"
+        "assert f.box_iou(b, b)[0, 1] == 0.5\n"
+        "assert f.nms(b, b[:, 3], 0.4).tolist() == [0]\n"
+        "assert f.batched_nms(b, b[:, 3], np.array([0, 1]), 0.4).tolist() == [0, 1]\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_gil_is_released():
+    """A Python thread makes progress while a kernel runs."""
+    boxes = random_case(6000, np.float32)[0]
+    finished, progress = threading.Event(), []
+
+    def count():
+        while not finished.is_set():
+            progress.append(None)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    before = len(progress)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(10.0)  # without a release the other thread would have to wait that long
+    try:
+        fnp.box_iou(boxes, boxes)
+    finally:
+        sys.setswitchinterval(interval)
+        after = len(progress)
+        finished.set()
+        thread.join()
+    assert after > before
+
+
+BOXES = np.zeros((2, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: fnp.box_iou([[0, 0, 1, 1]], BOXES), TypeError, "boxes1.*list"),
+        (lambda: fnp.box_iou(BOXES, BOXES.astype("f8")), TypeError, "boxes2.*float64"),
+        (lambda: fnp.box_iou(BOXES.astype("f2"), BOXES), TypeError, "boxes1.*float16"),
+        (lambda: fnp.box_iou(BOXES[:, :3], BOXES), ValueError, r"boxes1.*\[2, 3\]"),
+        (lambda: fnp.nms(BOXES, BOXES, 0.5), ValueError, r"scores.*\[2, 4\]"),
+        (lambda: fnp.nms(BOXES, np.zeros(3, "f4"), 0.5), ValueError, r"scores.*\[3\]"),
+        (
+            lambda: fnp.batched_nms(BOXES, BOXES[:, 0], np.zeros(2), 0.5),
+            TypeError,
+            "idxs.*float64",
+        ),
+        (
+            lambda: fnp.batched_nms(BOXES, BOXES[:, 0], np.zeros(3, int), 0.5),
+            ValueError,
+            r"idxs.*\[3\]",
+        ),
+    ],
+)
+def test_bad_input(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
