@@ -12,6 +12,7 @@ from fastrpn.data import (
     read_image,
     write_image,
 )
+from fastrpn.data.voc_xml import Annotation, format_annotation, read_annotation
 
 
 def _object(name="cat", box=(1, 1, 10, 10), difficult=0):
@@ -63,6 +64,17 @@ def test_coordinates_labels_and_difficult(root):
     assert target["ignore"].tolist() == [True, False]
     assert target["image_id"] == 1
     assert dataset[0][1]["boxes"].tolist() == [[0, 0, 30, 20]]  # the whole image
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    boxes = np.array([[0, 0, 30, 20], [2, 4, 10, 9]], np.float32)
+    written = Annotation(boxes, ["cat & <dog>", "b"], np.array([False, True]), (20, 30))
+    path = tmp_path / "a.xml"
+    path.write_text(format_annotation("a.jpg", written))
+    assert "<xmin>3</xmin><ymin>5</ymin><xmax>10</xmax><ymax>9</ymax>" in path.read_text()
+    again = read_annotation(path)
+    assert (again.boxes == boxes).all() and again.names == written.names
+    assert again.difficult.tolist() == [False, True] and again.size == (20, 30)
 
 
 def test_images_are_rgb(tmp_path):

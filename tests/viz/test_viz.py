@@ -69,7 +69,8 @@ def test_the_best_detection_lies_on_top():
 def test_ignored_ground_truth_is_grey():
     target = {"boxes": BOXES.detach(), "labels": LABELS, "ignore": torch.tensor([False, True])}
     drawn = draw_target(_picture(), target, CLASSES)
-    assert _has(drawn, GREY) and _has(drawn, colour_of(1)) and not _has(drawn, colour_of(2))
+    assert _has(drawn[69, 75:105], GREY) and not _has(drawn, colour_of(2))  # its lower edge
+    assert _has(drawn[79, 25:55], colour_of(1))
 
 
 def test_contact_sheet_hides_low_scores():
