@@ -3,19 +3,19 @@
 >>> outputs = harness.run("box_iou", boxes1=boxes1, boxes2=boxes2, seeds=3)
 >>> outputs["iou"]
 
-One executable an op, kept under build/cuda_on_cpu until a source changes. Each runs the op with
-several orders of threads and insists on identical outputs.
+One executable an op, under build/cuda_on_cpu. Each runs the op with several orders of threads and
+insists on identical outputs.
 """
 
+import fcntl
 import functools
-import hashlib
 import os
 import platform
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -50,6 +50,7 @@ KERNEL_FLAGS = [
     "-fsanitize=address,undefined,float-cast-overflow",
     "-fno-sanitize-recover=all",
 ]
+LINK_FLAGS = ["-fsanitize=address,undefined", "--coverage", "-ldl"]
 
 
 class HarnessError(RuntimeError):
@@ -76,77 +77,67 @@ def compiler_path() -> str | None:
     return shutil.which(os.environ.get("FASTRPN_HARNESS_CXX", "g++"))
 
 
-def compile_object(source: Path, target: Path, flags: list[str]) -> Path:
-    command = [compiler_path(), *flags, "-x", "c++", "-c", str(source), "-o", str(target)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode != 0:
-        raise HarnessError(f"{source.name} does not compile:\n{result.stderr[-4000:]}")
-    return target
-
-
-def source_hash(*folders: Path) -> str:
-    digest = hashlib.sha256(compiler_path().encode())
-    for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in (".h", ".cpp", ".cu", ".py"):
-                digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def link(objects: list[Path], target: Path) -> Path:
-    flags = ["-fsanitize=address,undefined", "--coverage", "-ldl"]
-    subprocess.run([compiler_path(), *map(str, objects), "-o", str(target), *flags], check=True)
-    return target
-
-
-def folder() -> Path:
-    """Where this version of the sources is built; other versions are removed."""
-    path = BUILD / source_hash(HERE, ROOT / "csrc" / "core")
-    if not path.exists() and BUILD.exists():
-        shutil.rmtree(BUILD)
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 @functools.cache
 def build() -> Path:
-    """Compiles what is missing, two at a time, and returns the folder of the executables."""
-    out = folder()
-    if all((out / f"run_{name}").exists() for name in NAMES):
-        return out
-    jobs = [(HERE / name, out / f"{name}.o", [*COMMON_FLAGS, "-O2"]) for name in HARNESS]
+    """Brings the executables up to date, two compilers at a time, and returns their folder."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one build at a time, whoever runs the tests
+        plan = build_plan()
+        if not (BUILD / "build.ninja").exists() or (BUILD / "build.ninja").read_text() != plan:
+            (BUILD / "build.ninja").write_text(plan)
+        command = [sys.executable, "-m", "ninja", "-C", str(BUILD), "-j2"]
+        result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise HarnessError(result.stdout[-4000:] + result.stderr)
+    return BUILD
+
+
+def build_plan() -> str:
+    """The text of build.ninja."""
+    plan = [
+        f"cxx = {compiler_path()}",
+        "rule compile",
+        "  command = $cxx $flags -MMD -MF $out.d -x c++ -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        f"  command = $cxx $in -o $out {' '.join(LINK_FLAGS)}",
+    ]
+
+    def compile_to(target: str, source: Path, flags: list[str]) -> None:
+        plan.extend([f"build {target}: compile {source}", f"  flags = {' '.join(flags)}"])
+
+    for file in HARNESS:
+        compile_to(f"{file}.o", HERE / file, [*COMMON_FLAGS, "-O2"])
     for name in NAMES:
-        jobs.append((kernel_source(name), out / f"{name}_cuda.o", [*KERNEL_FLAGS, "--coverage"]))
-        jobs.append((HERE / f"run_{name}.cpp", out / f"run_{name}.o", KERNEL_FLAGS))
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda job: compile_object(*job), jobs))
-    for name in NAMES:
-        link(objects_of(name, out), out / f"run_{name}")
-    return out
+        compile_to(f"{name}_cuda.o", kernel_source(name), [*KERNEL_FLAGS, "--coverage"])
+        compile_to(f"run_{name}.o", HERE / f"run_{name}.cpp", KERNEL_FLAGS)
+        plan.append(f"build run_{name}: link {' '.join(objects_of(name))}")
+    return "\n".join([*plan, ""])
 
 
 def kernel_source(name: str) -> Path:
     return (HERE if name == "self_test" else ROOT / "csrc" / "core" / name) / f"{name}_cuda.cu"
 
 
-def objects_of(name: str, out: Path) -> list[Path]:
-    return [*(out / f"{file}.o" for file in HARNESS), out / f"run_{name}.o", out / f"{name}_cuda.o"]
+def objects_of(name: str) -> list[str]:
+    return [*(f"{file}.o" for file in HARNESS), f"run_{name}.o", f"{name}_cuda.o"]
 
 
 def build_mutant(op: str, old: str, new: str, name: str) -> Path:
     """The op's executable with `old` replaced by `new` in its kernel source, to plant a fault."""
-    out = build() / name
-    out.mkdir(exist_ok=True)
     source = kernel_source(op)
     text = source.read_text()
-    assert text.count(old) == 1, (
-        f"{source.name} has {text.count(old)} copies of the text to replace"
-    )
+    assert text.count(old) == 1, f"{source.name} has {text.count(old)} copies of {old!r}"
+    out = build() / name
+    out.mkdir(exist_ok=True)
     mutant = out / source.name
     mutant.write_text(text.replace(old, new))
-    objects = objects_of(op, build())
-    objects[-1] = compile_object(mutant, out / "mutant.o", KERNEL_FLAGS)
-    return link(objects, out / "run")
+    objects = [build() / file for file in objects_of(op)[:-1]]
+    command = [compiler_path(), *KERNEL_FLAGS, "-x", "c++", mutant, "-x", "none", *objects]
+    subprocess.run([*command, "-o", out / "run", *LINK_FLAGS], check=True)
+    return out / "run"
 
 
 def run(op: str | Path, **inputs) -> dict[str, torch.Tensor]:

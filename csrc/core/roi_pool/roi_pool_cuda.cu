@@ -5,13 +5,12 @@
 //   bytes, neighbouring threads take neighbouring packs and a warp reads whole lines. NCHW: neighbouring
 //   threads take neighbouring bins of one channel, which share cache lines. Outputs are written in order.
 //   Cost: every cell of every bin is read once.
-// backward: every element of the gradient has one owner, so there are no atomics and the sum is always in
-//   RoI order. A block owns a tile of kTile x kTile cells for some channels, in shared memory, a thread one
-//   channel of it. The block finds the RoIs that touch its tile; each thread walks over their bins that do,
-//   and adds the gradient of a bin whose maximum lies in the tile. A bin is read by every tile it touches.
+// backward: as core/gradient_tile.h says; a RoI gives a tile the gradients of the bins whose maximum lies in
+//   it. A bin is read by every tile it touches.
 //
 // Numerics: maxima are exact; gradients are summed in float (float64: double) and rounded once. Equal to the
 // CPU kernels bit for bit.
+#include "core/gradient_tile.h"
 #include "core/roi_cuda.h"
 #include "core/roi_pool/roi_pool.h"
 #include "core/workspace.h"
@@ -20,12 +19,6 @@ namespace fastrpn {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kTile = 8;
-constexpr int kTileBytes = 32 << 10;  // shared memory of a tile
-
-// Channels of a backward block, one thread each.
-template <typename C>
-constexpr int kTileChannels = kTileBytes / (kTile * kTile * int(sizeof(C)));
 
 // Where the plan keeps the borders of RoI n: y_begin[ph], y_end[ph], x_begin[pw], x_end[pw].
 struct Plan {
@@ -34,6 +27,8 @@ struct Plan {
   int pooled_height, pooled_width;
 
   FASTRPN_HD_MEMBER int row_size() const { return 2 * (pooled_height + pooled_width); }
+  FASTRPN_HD_MEMBER int32_t* rows(int64_t n) const { return borders + n * row_size(); }
+  FASTRPN_HD_MEMBER int32_t* columns(int64_t n) const { return rows(n) + 2 * pooled_height; }
 };
 
 template <typename Args>
@@ -71,10 +66,9 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(Rois rois, Plan plan) {
   plan.image[n] = int32_t(image);
   if (image < 0) return;
   const C scale = C(rois.spatial_scale);
-  int32_t* borders = plan.borders + n * plan.row_size();
-  plan_axis(pool_axis(roi[2], roi[4], scale, plan.pooled_height), plan.pooled_height, rois.height, borders);
-  plan_axis(pool_axis(roi[1], roi[3], scale, plan.pooled_width), plan.pooled_width, rois.width,
-            borders + 2 * plan.pooled_height);
+  const int ph = plan.pooled_height, pw = plan.pooled_width;
+  plan_axis(pool_axis(roi[2], roi[4], scale, ph), ph, rois.height, plan.rows(n));
+  plan_axis(pool_axis(roi[1], roi[3], scale, pw), pw, rois.width, plan.columns(n));
 }
 
 template <typename T>
@@ -102,10 +96,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiPoolArgs args, Pla
   int y_begin = 0, y_end = 0, x_begin = 0, x_end = 0;  // an empty bin, for a RoI that takes no part
   if (image >= 0) {
     const int ph = bin / plan.pooled_width, pw = bin % plan.pooled_width;
-    const int32_t* y = plan.borders + n * plan.row_size() + ph;
-    const int32_t* x = plan.borders + n * plan.row_size() + 2 * plan.pooled_height + pw;
-    y_begin = y[0], y_end = y[plan.pooled_height];
-    x_begin = x[0], x_end = x[plan.pooled_width];
+    y_begin = plan.rows(n)[ph], y_end = plan.rows(n)[plan.pooled_height + ph];
+    x_begin = plan.columns(n)[pw], x_end = plan.columns(n)[plan.pooled_width + pw];
   }
   const bool empty = y_begin >= y_end || x_begin >= x_end;
 
@@ -142,77 +134,45 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiPoolArgs args, Pla
   }
 }
 
-// Whether the bins [0, pooled) of an axis reach into the cells [low, low + kTile).
-__device__ __forceinline__ bool touches(const int32_t* begins, int first, int last, int pooled, int low) {
-  return begins[first] < low + kTile && begins[pooled + last] > low;
-}
-
 // grid: x over tiles of the map, y over groups of channels, z over images.
 template <typename T, bool kChannelsLast>
 __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
     backward_kernel(RoiPoolBackwardArgs args, Plan plan) {
   using C = compute_t<T>;
-  constexpr int kChannels = kTileChannels<C>;
-  __shared__ C sums[kTile * kTile][kChannels];
-  __shared__ unsigned touching[kChannels / 32];  // RoIs of this round, a bit each
-
-  const int tiles_x = int(ceil_div(args.width, int64_t(kTile)));
+  __shared__ GradientTile<C> tile;
+  const int width = int(args.width), ph_count = plan.pooled_height, pw_count = plan.pooled_width;
+  const int tiles_x = ceil_div(width, kTile);
   const int tile_y = int(blockIdx.x) / tiles_x * kTile, tile_x = int(blockIdx.x) % tiles_x * kTile;
-  const int width = int(args.width), height = int(args.height);
-  const int bins = plan.pooled_height * plan.pooled_width;
-  const int thread = threadIdx.x;
-  const int64_t channel = int64_t(blockIdx.y) * kChannels + thread;
-  const bool has_channel = channel < args.channels;
-  const int64_t bin_stride = kChannelsLast ? args.channels : 1;
-  for (int cell = 0; cell < kTile * kTile; ++cell) sums[cell][thread] = C(0);
+  const int64_t first_channel = int64_t(blockIdx.y) * kTileChannels<C>;
+  const int64_t channel = first_channel + threadIdx.x;
+  const int64_t bins = int64_t(ph_count) * pw_count, bin_stride = kChannelsLast ? args.channels : 1;
 
-  for (int64_t first = 0; first < args.num_rois; first += kChannels) {
-    const int64_t mine = first + thread;
-    bool touch = mine < args.num_rois && plan.image[mine] == int(blockIdx.z);
-    if (touch) {
-      const int32_t* y = plan.borders + mine * plan.row_size();
-      const int32_t* x = y + 2 * plan.pooled_height;
-      touch = touches(y, 0, plan.pooled_height - 1, plan.pooled_height, tile_y) &&
-              touches(x, 0, plan.pooled_width - 1, plan.pooled_width, tile_x);
-    }
-    const unsigned ballot = __ballot_sync(0xffffffffu, touch);
-    if (thread % 32 == 0) touching[thread / 32] = ballot;
-    __syncthreads();
-    for (int word = 0; word < kChannels / 32 && has_channel; ++word) {
-      for (unsigned bits = touching[word]; bits != 0; bits &= bits - 1) {
-        const int64_t n = first + word * 32 + __ffs(int(bits)) - 1;
-        const int32_t* y = plan.borders + n * plan.row_size();
-        const int32_t* x = y + 2 * plan.pooled_height;
-        const int64_t start = n * args.channels * bins + (kChannelsLast ? channel : channel * bins);
-        for (int ph = 0; ph < plan.pooled_height; ++ph) {
-          if (!touches(y, ph, ph, plan.pooled_height, tile_y)) continue;
-          for (int pw = 0; pw < plan.pooled_width; ++pw) {
-            if (!touches(x, pw, pw, plan.pooled_width, tile_x)) continue;
-            const int64_t from = start + (ph * plan.pooled_width + pw) * bin_stride;
-            const int at = args.argmax[from];
-            const int dy = at / width - tile_y, dx = at % width - tile_x;
-            if (at >= 0 && unsigned(dy) < unsigned(kTile) && unsigned(dx) < unsigned(kTile)) {
-              sums[dy * kTile + dx][thread] += widen(static_cast<const T*>(args.grad_output)[from]);
-            }
-          }
+  const auto is_touching = [&](int64_t n) {
+    if (plan.image[n] != int(blockIdx.z)) return false;
+    const int32_t* y = plan.rows(n);
+    const int32_t* x = plan.columns(n);
+    return touches_tile(y[0], y[2 * ph_count - 1], tile_y) && touches_tile(x[0], x[2 * pw_count - 1], tile_x);
+  };
+  const auto add = [&](int64_t n) {
+    const int32_t* y = plan.rows(n);
+    const int32_t* x = plan.columns(n);
+    const int64_t start = n * args.channels * bins + (kChannelsLast ? channel : channel * bins);
+    for (int ph = 0; ph < ph_count; ++ph) {
+      if (!touches_tile(y[ph], y[ph_count + ph], tile_y)) continue;
+      for (int pw = 0; pw < pw_count; ++pw) {
+        if (!touches_tile(x[pw], x[pw_count + pw], tile_x)) continue;
+        const int64_t from = start + (ph * pw_count + pw) * bin_stride;
+        const int at = args.argmax[from];
+        const int dy = at / width - tile_y, dx = at % width - tile_x;
+        if (at >= 0 && unsigned(dy) < unsigned(kTile) && unsigned(dx) < unsigned(kTile)) {
+          tile.sums[dy * kTile + dx][threadIdx.x] += widen(static_cast<const T*>(args.grad_output)[from]);
         }
       }
     }
-    __syncthreads();
-  }
-
-  // Write the tile: neighbouring threads take neighbouring channels, or, in NCHW, neighbouring cells.
-  const int64_t plane = args.height * args.width;
-  T* to = static_cast<T*>(args.grad_features) + int64_t(blockIdx.z) * args.channels * plane;
-  for (int i = thread; i < kTile * kTile * kChannels; i += kChannels) {
-    const int cell = kChannelsLast ? i / kChannels : i % (kTile * kTile);
-    const int lane = kChannelsLast ? i % kChannels : i / (kTile * kTile);
-    const int y = tile_y + cell / kTile, x = tile_x + cell % kTile;
-    const int64_t c = int64_t(blockIdx.y) * kChannels + lane;
-    if (y >= height || x >= width || c >= args.channels) continue;
-    const int64_t at = int64_t(y) * width + x;
-    to[kChannelsLast ? at * args.channels + c : c * plane + at] = narrow<T>(sums[cell][lane]);
-  }
+  };
+  for_touching_rois(tile, args.num_rois, channel < args.channels, is_touching, add);
+  T* to = static_cast<T*>(args.grad_features) + blockIdx.z * args.channels * args.height * args.width;
+  write_tile<kChannelsLast>(tile, tile_y, tile_x, first_channel, args.channels, args.height, args.width, to);
 }
 
 template <typename Args>
@@ -241,9 +201,8 @@ void launch_forward(const RoiPoolArgs& args, const Plan& plan, Stream stream) {
 template <typename T, bool kChannelsLast>
 void launch_backward(const RoiPoolBackwardArgs& args, const Plan& plan, Stream stream) {
   constexpr int kChannels = kTileChannels<compute_t<T>>;
-  const int64_t tiles = ceil_div(args.height, int64_t(kTile)) * ceil_div(args.width, int64_t(kTile));
-  const dim3 grid(unsigned(tiles), unsigned(ceil_div(args.channels, int64_t(kChannels))),
-                  unsigned(args.batch));
+  const dim3 grid(unsigned(tiles_of(args.height, args.width)),
+                  unsigned(ceil_div(args.channels, int64_t(kChannels))), unsigned(args.batch));
   FASTRPN_LAUNCH((backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, plan);
 }
 
