@@ -15,14 +15,18 @@ from fastrpn.analysis.anchor_recall import best_anchor_iou
 from fastrpn.analysis.dataset_boxes import GroundTruthBoxes, dataset_boxes
 from fastrpn.analysis.gradient_field import gradient_field
 from fastrpn.analysis.kmeans_anchors import kmeans_anchors
+from fastrpn.analysis.proposal_recall import PROPOSAL_COUNTS, ProposalRecall, proposal_recall
+from fastrpn.analysis.propose import propose_dataset, rpn_proposals, selective_search
 from fastrpn.analysis.receptive_field import FieldAxis, ReceptiveField, receptive_field
 from fastrpn.analysis.tables import markdown_table
 
 __all__ = [
+    "PROPOSAL_COUNTS",
     "AnchorCoverage",
     "AnchorDesign",
     "FieldAxis",
     "GroundTruthBoxes",
+    "ProposalRecall",
     "ReceptiveField",
     "ReceptiveFieldReport",
     "anchor_coverage",
@@ -32,7 +36,11 @@ __all__ = [
     "gradient_field",
     "kmeans_anchors",
     "markdown_table",
+    "proposal_recall",
+    "propose_dataset",
     "receptive_field",
     "receptive_field_of_model",
     "report_receptive_field",
+    "rpn_proposals",
+    "selective_search",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -11,9 +12,10 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from fastrpn.analysis.anchor_coverage import AnchorCoverage, ReceptiveFieldReport
 from fastrpn.analysis.anchor_design import AnchorDesign
+from fastrpn.analysis.proposal_recall import ProposalRecall
 from fastrpn.data.image_io import write_atomically
 
-__all__ = ["plot_anchor_design", "plot_receptive_field"]
+__all__ = ["plot_anchor_design", "plot_proposal_recall", "plot_receptive_field"]
 
 _COLOURS = ("#1d76db", "#2a9d50", "#e63946", "#8c50c8", "#f4a228")
 _FIELD = "#f4a228"
@@ -78,6 +80,28 @@ def plot_anchor_design(design: AnchorDesign, path: str | Path) -> Path:
     for axes in (*curves, cloud):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def plot_proposal_recall(results: Mapping[str, ProposalRecall], path: str | Path) -> Path:
+    """Draws recall against the number of proposals, a panel for each IoU, and writes a PNG.
+
+    Args:
+        results: {name of the method: its recall}, all at the same thresholds.
+        path: of the PNG.
+    """
+    thresholds = next(iter(results.values())).iou_thresholds
+    figure = Figure(figsize=(4.8 * len(thresholds), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(thresholds), squeeze=False)[0]
+    for which, (axes, threshold) in enumerate(zip(panels, thresholds, strict=True)):
+        for (name, result), colour in zip(results.items(), _COLOURS, strict=False):
+            axes.plot(result.counts, result.recall[which], "o-", color=colour, ms=4, label=name)
+        axes.set(xscale="log", ylim=(0, 1.03), title=f"IoU {threshold:g}")
+        axes.set(xlabel="proposals an image", ylabel="recall")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="lower right")
     return _save(figure, path)
 
 

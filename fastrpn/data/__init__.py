@@ -5,6 +5,7 @@ from .coco import COCODataset, detections_to_coco_results
 from .errors import BadDataError
 from .image_io import image_to_array, image_to_tensor, read_image, write_image
 from .loader import Loader, build_loader
+from .proposals import ProposalSet
 from .synthetic import SYNTHETIC_CLASSES, generate_synthetic
 from .transforms import Compose, RandomHorizontalFlip, ResizeShortSide
 from .voc import VOCDataset
@@ -16,6 +17,7 @@ __all__ = [
     "Compose",
     "ContourBaseline",
     "Loader",
+    "ProposalSet",
     "RandomHorizontalFlip",
     "ResizeShortSide",
     "VOCDataset",

@@ -1,0 +1,155 @@
+"""Making proposals: by a trained RPN, or by selective search."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrpn.data.image_io import image_to_array
+from fastrpn.data.proposals import ProposalSet
+from fastrpn.models import FasterRCNN
+
+__all__ = ["METHODS", "propose_dataset", "rpn_proposals", "selective_search"]
+
+METHODS = ("rpn", "selective-search")
+
+
+def propose_dataset(
+    dataset: Sized,
+    method: str,
+    model: FasterRCNN | None = None,
+    *,
+    limit: int = 2000,
+    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> tuple[ProposalSet, float]:
+    """Proposals of every image of a data set, to save, to train on or to judge.
+
+    Args:
+        dataset: (image float32 [3, H, W] in 0..1, target with "image_id") by index.
+        method: "rpn" or "selective-search".
+        model: for "rpn", a trained model in evaluation mode.
+        limit: proposals an image at most.
+        track: wraps the loop over indices, for a progress bar.
+
+    Returns:
+        The proposals, and the seconds an image took on average, without reading it.
+
+    Raises:
+        ValueError: unknown method, or "rpn" without a model.
+        ImportError: see :func:`selective_search`.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method == "rpn" and model is None:
+        raise ValueError('method "rpn" needs a model')
+    images, seconds = {}, 0.0
+    for index in track(range(len(dataset))):
+        image, target = dataset[index]
+        start = time.perf_counter()
+        if method == "rpn":
+            boxes, scores = rpn_proposals(model, [image], limit=limit)[0]
+        else:
+            boxes = selective_search(image, limit=limit)
+            scores = torch.linspace(1, 0, len(boxes))
+        seconds += time.perf_counter() - start
+        images[target["image_id"]] = boxes, scores
+    return ProposalSet.collect(method, images), seconds / max(1, len(dataset))
+
+
+def rpn_proposals(
+    model: FasterRCNN, images: Sequence[Tensor], *, limit: int = 2000
+) -> list[tuple[Tensor, Tensor]]:
+    """What a model's RPN proposes, without its detection head.
+
+    Args:
+        model: put into evaluation mode by the caller.
+        images: RGB [3, H, W] in 0..1, of any sizes.
+        limit: at most this many proposals an image, in place of the configuration's; as many as
+            that survive NMS come back.
+
+    Returns:
+        For each image boxes float32 [K, 4] xyxy in its pixels and scores float32 [K], best first.
+
+    Raises:
+        ValueError: the model is in training mode, or limit is not positive.
+    """
+    if model.training:
+        raise ValueError("model is in training mode; call model.eval() first")
+    if limit < 1:
+        raise ValueError(f"limit must be positive, got {limit}")
+    with torch.inference_mode(), _proposing(model, limit):
+        batch = model.transform(images)
+        proposals, _ = model.rpn(model.features(batch.images), batch.sizes)
+    results = []
+    for image, size, boxes, scores, count in zip(
+        images, batch.sizes, *proposals[:2], proposals.counts.tolist(), strict=True
+    ):
+        own_size = torch.tensor(image.shape[-2:], dtype=torch.float32, device=size.device)
+        scale = (own_size / size).flip(0).repeat(2)
+        results.append((boxes[:count] * scale, scores[:count]))
+    return results
+
+
+@contextmanager
+def _proposing(model: FasterRCNN, limit: int) -> Iterator[None]:
+    """Lets the RPN give `limit` proposals for a while."""
+    config = model.rpn.config
+    most = max(limit, config.rpn_pre_nms_top_n_test, config.rpn_pre_nms_top_n_train)
+    model.rpn.config = replace(config, rpn_post_nms_top_n_test=limit, rpn_pre_nms_top_n_test=most)
+    try:
+        yield
+    finally:
+        model.rpn.config = config
+
+
+def selective_search(
+    image: Tensor | np.ndarray, *, mode: str = "fast", limit: int = 2000, seed: int = 0
+) -> Tensor:
+    """Proposals by grouping segments (Uijlings et al., "Selective search for object recognition",
+    2013), the method Fast R-CNN relies on.
+
+    OpenCV's implementation; like the paper's it orders boxes by a random fraction of the level of
+    the hierarchy they come from, so that a prefix is a fair sample with large regions first.
+
+    Args:
+        image: RGB, float [3, H, W] in 0..1 or uint8 [H, W, 3].
+        mode: "fast" or "quality" (more colour spaces and scales: slower, more boxes).
+        limit: return at most this many, the first.
+        seed: of the random fractions; equal arguments give equal boxes.
+
+    Returns:
+        float32 [K, 4] xyxy in pixels, best first.
+
+    Raises:
+        ImportError: OpenCV is installed without its contributed modules; the message has the cure.
+        ValueError: unknown mode.
+    """
+    if mode not in ("fast", "quality"):
+        raise ValueError(f'mode must be "fast" or "quality", got {mode!r}')
+    search = _segmentation().createSelectiveSearchSegmentation()
+    search.setBaseImage(cv2.cvtColor(image_to_array(image), cv2.COLOR_RGB2BGR))
+    if mode == "fast":
+        search.switchToSelectiveSearchFast()
+    else:
+        search.switchToSelectiveSearchQuality()
+    ctypes.CDLL(None).srand(seed)  # the module draws from rand(), not from OpenCV's generator
+    boxes = torch.from_numpy(np.asarray(search.process()[:limit], np.float32).reshape(-1, 4))
+    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)  # from x, y, w, h
+
+
+def _segmentation():
+    try:
+        return cv2.ximgproc.segmentation
+    except AttributeError:
+        raise ImportError(
+            "selective search needs OpenCV's contributed modules:\n"
+            "  pip install --force-reinstall --no-deps opencv-contrib-python"
+        ) from None
