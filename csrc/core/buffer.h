@@ -1,4 +1,4 @@
-// Scratch memory of a CPU kernel: uninitialised, freed at the end of the scope.
+// Scratch memory of a CPU kernel: uninitialised, aligned to cache lines, freed at the end of the scope.
 #pragma once
 
 #include <cstddef>
@@ -10,12 +10,14 @@ namespace fastrpn::FASTRPN_SIMD_LEVEL {
 template <typename T>
 class Buffer {
  public:
-  explicit Buffer(int64_t size) : data_(static_cast<T*>(::operator new(size_t(size) * sizeof(T)))) {}
-  ~Buffer() { ::operator delete(data_); }
+  explicit Buffer(int64_t size)
+      : data_(static_cast<T*>(::operator new(size_t(size) * sizeof(T), std::align_val_t(64)))) {}
+  ~Buffer() { ::operator delete(data_, std::align_val_t(64)); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
   T* data() { return data_; }
+  const T* data() const { return data_; }
   T& operator[](int64_t i) { return data_[i]; }
   const T& operator[](int64_t i) const { return data_[i]; }
 

@@ -92,8 +92,8 @@ FASTRPN_HD void align_sample_range(AlignAxis<T> axis, int64_t index, int64_t siz
                                    int64_t* last) {
   *first = 0;
   *last = axis.grid;
-  if (axis.grid <= 64) return;
   const T spacing = axis.bin / T(axis.grid);
+  if (axis.grid <= 64 || spacing == T(0)) return;
   const T base = axis.start + T(index) * axis.bin;
   const T low = (T(-1) - base) / spacing, high = (T(size) - base) / spacing;
   const bool forward = spacing > T(0);

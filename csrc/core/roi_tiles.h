@@ -1,20 +1,123 @@
-// What the RoI kernels on the CPU share: RoIs are sorted by the map they read and cut into tiles; for a tile
-// the part of the map that its RoIs read is packed channel-minor, a block of channels at a time, so that
-// SIMD runs across channels whatever the layout. Included once for each SIMD level.
+// What the RoI kernels on the CPU share. RoIs are sorted by the map they read (image, level) and cut into
+// tiles. For a tile, the part of the map that its RoIs read is packed channel-minor, a block of channels at
+// a time, so that SIMD runs across channels whatever the layout. Included once for each SIMD level.
 #pragma once
 
 #include <cstdint>
 
-#include "core/channel_block.h"
+#include "core/buffer.h"
+#include "core/channel_vector.h"
 #include "core/dtype.h"
+#include "core/parallel.h"
 #include "core/roi_math.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
 constexpr int kBlock = 32;                        // channels packed together
-constexpr int64_t kTileRois = 128;                // most RoIs of a tile: packing costs a few percent
+constexpr int64_t kTileRois = 128;                // most RoIs of a tile: packing costs them a few percent
 constexpr int64_t kTileCells = int64_t(1) << 17;  // most cells packed: 16 MB of floats for each thread
+
+// Vectors of a block that are worked on together; more would not fit the registers.
+template <typename T>
+constexpr int kVectors = kBlock / kLanes<T> < 4 ? kBlock / kLanes<T> : 4;
+
+// A number of vectors, as a type.
+template <int kValue>
+struct Count {
+  static constexpr int value = kValue;
+};
+
+// How far apart neighbours lie in memory, in elements.
+struct MapLayout {
+  int64_t channel, row, cell;
+
+  static MapLayout of(int64_t channels, int64_t height, int64_t width, bool channels_last) {
+    return channels_last ? MapLayout{1, width * channels, channels} : MapLayout{height * width, width, 1};
+  }
+};
+
+// The layout of [num_rois, channels, bins], or channels last: [num_rois, bins, channels].
+struct PooledLayout {
+  int64_t channels, bins;
+  bool channels_last;
+
+  int64_t roi_size() const { return channels * bins; }
+  int64_t bin_stride() const { return channels_last ? channels : 1; }
+  int64_t offset(int64_t n, int64_t channel) const {
+    return n * roi_size() + channel * (channels_last ? 1 : bins);
+  }
+};
+
+// Channels of a map, readable as cell(y, x)[channel]. The origin itself need not exist.
+template <typename T>
+struct Cells {
+  T* origin;
+  int64_t row, cell;
+
+  T* at(int64_t y, int64_t x) const { return origin + y * row + x * cell; }
+};
+
+// Cells of a map: rows [y_begin, y_end), columns [x_begin, x_end).
+struct Region {
+  int64_t y_begin, y_end, x_begin, x_end;
+
+  bool empty() const { return y_end <= y_begin || x_end <= x_begin; }
+  int64_t width() const { return x_end - x_begin; }
+  int64_t cells() const { return empty() ? 0 : (y_end - y_begin) * width(); }
+  Region united(const Region& other) const {
+    if (empty()) return other;
+    if (other.empty()) return *this;
+    return {y_begin < other.y_begin ? y_begin : other.y_begin, y_end > other.y_end ? y_end : other.y_end,
+            x_begin < other.x_begin ? x_begin : other.x_begin, x_end > other.x_end ? x_end : other.x_end};
+  }
+};
+
+// RoIs order[begin] to order[end - 1] read map `map`, all within `box`.
+struct Tile {
+  int64_t map, begin, end;
+  Region box;
+
+  bool packable() const { return box.cells() <= kTileCells; }
+};
+
+// All RoIs in the order in which they are worked on.
+struct Tiling {
+  Buffer<int64_t> order;
+  Buffer<Tile> tiles;
+  int64_t num_tiles = 0;
+  int64_t num_active = 0;  // the rest of `order` reads no map
+
+  // map_of: [count], the map a RoI reads or -1; region_of: [count], what it reads there. A tile has at most
+  // `most_rois` RoIs and, unless a RoI alone is larger, at most `most_cells` cells. Stable counting sort,
+  // then cutting: O(count + maps).
+  Tiling(const int64_t* map_of, const Region* region_of, int64_t count, int64_t maps, int64_t most_rois,
+         int64_t most_cells)
+      : order(count), tiles(count) {
+    Buffer<int64_t> next(maps + 1);
+    memset(next.data(), 0, sizeof(int64_t) * size_t(maps + 1));
+    for (int64_t n = 0; n < count; ++n) {
+      if (map_of[n] >= 0) ++next[map_of[n] + 1];
+    }
+    for (int64_t map = 0; map < maps; ++map) next[map + 1] += next[map];
+    num_active = next[maps];
+    for (int64_t n = 0; n < count; ++n) order[map_of[n] < 0 ? next[maps]++ : next[map_of[n]]++] = n;
+
+    for (int64_t i = 0; i < num_active; ++i) {
+      const int64_t map = map_of[order[i]];
+      const Region& region = region_of[order[i]];
+      if (num_tiles > 0) {
+        Tile& last = tiles[num_tiles - 1];
+        const Region box = last.box.united(region);
+        if (last.map == map && i - last.begin < most_rois && box.cells() <= most_cells) {
+          last = {map, last.begin, i + 1, box};
+          continue;
+        }
+      }
+      tiles[num_tiles++] = {map, i, i + 1, region};
+    }
+  }
+};
 
 template <typename T, typename Stored>
 inline void widen_rois_from(const void* rois, int64_t count, T* to) {
@@ -37,100 +140,109 @@ inline void widen_rois(const void* rois, DType dtype, int64_t count, T* to) {
   }
 }
 
-// Cells of a map: rows [y_begin, y_end), columns [x_begin, x_end).
-struct Region {
-  int64_t y_begin, y_end, x_begin, x_end;
-
-  bool empty() const { return y_end <= y_begin || x_end <= x_begin; }
-  int64_t cells() const { return empty() ? 0 : (y_end - y_begin) * (x_end - x_begin); }
-  Region united(const Region& other) const {
-    if (empty()) return other;
-    if (other.empty()) return *this;
-    return {y_begin < other.y_begin ? y_begin : other.y_begin, y_end > other.y_end ? y_end : other.y_end,
-            x_begin < other.x_begin ? x_begin : other.x_begin, x_end > other.x_end ? x_end : other.x_end};
-  }
-};
-
-// RoIs order[begin] to order[end - 1] read map `map`, all within `box`.
-struct Tile {
-  int64_t map, begin, end;
-  Region box;
-};
-
-struct Tiling {
-  int64_t num_tiles;
-  int64_t num_rois;    // that read a map; the rest of `order` takes no part
-  int64_t most_cells;  // of any tile's box
-};
-
-// Stable counting sort by map, then cutting. map_of: [count], the map a RoI reads or -1; region_of: [count],
-// what it reads there; order, tiles: room for `count`.
-inline Tiling make_tiles(const int64_t* map_of, const Region* region_of, int64_t count, int64_t maps,
-                         int64_t most_rois, int64_t* order, Tile* tiles) {
-  Buffer<int64_t> next(maps + 1);
-  memset(next, 0, sizeof(int64_t) * size_t(maps + 1));
-  for (int64_t n = 0; n < count; ++n) {
-    if (map_of[n] >= 0) ++next[map_of[n] + 1];
-  }
-  for (int64_t map = 0; map < maps; ++map) next[map + 1] += next[map];
-  Tiling tiling = {0, next[maps], 0};
-  for (int64_t n = 0; n < count; ++n) order[map_of[n] < 0 ? next[maps]++ : next[map_of[n]]++] = n;
-
-  for (int64_t i = 0; i < tiling.num_rois; ++i) {
-    const int64_t n = order[i];
-    Tile* last = tiles + tiling.num_tiles - 1;
-    const bool open = tiling.num_tiles > 0 && last->map == map_of[n] && i - last->begin < most_rois;
-    const Region box = open ? last->box.united(region_of[n]) : region_of[n];
-    if (open && box.cells() <= kTileCells) {
-      *last = {last->map, last->begin, i + 1, box};
-    } else {
-      *++last = {map_of[n], i, i + 1, region_of[n]};
-      ++tiling.num_tiles;
-    }
-    if (last->box.cells() > tiling.most_cells) tiling.most_cells = last->box.cells();
-  }
-  return tiling;
-}
-
-// How a map of the caller lies in memory; strides in elements.
-struct MapLayout {
-  int64_t channel, row, cell;
-};
-
-// Packs channels [0, channels) of `map` where the tile's RoIs read it: to[cell of the box][kBlock], channels
-// beyond `channels` zero. Of each row only the stretch between the leftmost and the rightmost cell read.
-// stretch: [2 * height of the box].
-template <typename T, typename Stored>
-void pack(const Stored* map, MapLayout layout, int64_t channels, const Tile& tile, const int64_t* order,
-          const Region* region_of, int64_t* stretch, T* to) {
+// The stretch of each row of a tile's box that its RoIs touch: [2 * height of the box], begin and end.
+inline void find_stretches(const Tile& tile, const int64_t* order, const Region* region_of,
+                           int64_t* stretches) {
   const Region& box = tile.box;
-  const int64_t height = box.y_end - box.y_begin, width = box.x_end - box.x_begin;
-  for (int64_t y = 0; y < height; ++y) {
-    stretch[2 * y] = box.x_end;
-    stretch[2 * y + 1] = box.x_begin;
+  for (int64_t y = 0; y < box.y_end - box.y_begin; ++y) {
+    stretches[2 * y] = box.x_end;
+    stretches[2 * y + 1] = box.x_begin;
   }
   for (int64_t i = tile.begin; i < tile.end; ++i) {
     const Region& region = region_of[order[i]];
     if (region.empty()) continue;
     for (int64_t y = region.y_begin - box.y_begin; y < region.y_end - box.y_begin; ++y) {
-      if (region.x_begin < stretch[2 * y]) stretch[2 * y] = region.x_begin;
-      if (region.x_end > stretch[2 * y + 1]) stretch[2 * y + 1] = region.x_end;
+      if (region.x_begin < stretches[2 * y]) stretches[2 * y] = region.x_begin;
+      if (region.x_end > stretches[2 * y + 1]) stretches[2 * y + 1] = region.x_end;
     }
   }
-  for (int64_t y = 0; y < height; ++y) {
-    const int64_t x_begin = stretch[2 * y], cells = stretch[2 * y + 1] - x_begin;
-    if (cells <= 0) continue;
-    const Stored* from = map + (box.y_begin + y) * layout.row + x_begin * layout.cell;
-    T* row = to + (y * width + x_begin - box.x_begin) * kBlock;
-    if (channels < kBlock) memset(row, 0, size_t(cells) * kBlock * sizeof(T));
-    if (layout.channel == 1) {
-      for (int64_t x = 0; x < cells; ++x) {
-        for (int64_t c = 0; c < channels; ++c) row[x * kBlock + c] = widen(from[x * layout.cell + c]);
+}
+
+// Packs `channels` channels of a map where the tile's RoIs read it, into [cell of the box][kBlock]; channels
+// beyond are zero. `map` points at the first of the channels.
+template <typename T, typename Stored>
+Cells<T> pack(const Stored* map, MapLayout layout, int64_t channels, const Tile& tile,
+              const int64_t* stretches, T* to) {
+  const Region& box = tile.box;
+  const int64_t row = box.width() * kBlock;
+  const Cells<T> packed = {to - box.y_begin * row - box.x_begin * kBlock, row, kBlock};
+  for (int64_t y = box.y_begin; y < box.y_end; ++y, stretches += 2) {
+    const int64_t x_begin = stretches[0], count = stretches[1] - x_begin;
+    if (count <= 0) continue;
+    const Stored* from = map + y * layout.row + x_begin * layout.cell;
+    T* cells = packed.at(y, x_begin);
+    if (channels < kBlock) memset(cells, 0, size_t(count) * kBlock * sizeof(T));
+    if (layout.channel != 1) {
+      transpose(from, layout.channel, channels, count, cells, kBlock);
+      continue;
+    }
+    for (int64_t x = 0; x < count; ++x) {
+      for (int64_t c = 0; c < channels; ++c) cells[x * kBlock + c] = widen(from[x * layout.cell + c]);
+    }
+  }
+  return packed;
+}
+
+// Moves a pooled block, [bins][kBlock], to its place in the output, `to` being its first element.
+template <typename To, typename From>
+void place(const From* block, int64_t channels, const PooledLayout& layout, To* to) {
+  if (!layout.channels_last) return transpose(block, kBlock, layout.bins, channels, to, layout.bins);
+  for (int64_t bin = 0; bin < layout.bins; ++bin) {
+    for (int64_t c = 0; c < channels; ++c) {
+      to[bin * layout.channels + c] = Convert<To, From>::from(block[bin * kBlock + c]);
+    }
+  }
+}
+
+// The way back: a block of a pooled tensor as [bins][kBlock]. Channels beyond are left as they are.
+template <typename To, typename From>
+void take(const From* from, int64_t channels, const PooledLayout& layout, To* block) {
+  if (!layout.channels_last) return transpose(from, layout.bins, channels, layout.bins, block, kBlock);
+  for (int64_t bin = 0; bin < layout.bins; ++bin) {
+    for (int64_t c = 0; c < channels; ++c) {
+      block[bin * kBlock + c] = Convert<To, From>::from(from[bin * layout.channels + c]);
+    }
+  }
+}
+
+// Most RoIs of a tile such that every thread gets some.
+inline int64_t fair_tile(int64_t num_rois, int64_t channels, const ParallelFor& parallel_for) {
+  const int64_t blocks = (channels + kBlock - 1) / kBlock;
+  const int64_t share = num_rois * blocks / (2 * parallel_for.num_threads) + 1;
+  return share < kTileRois ? share : kTileRois;
+}
+
+// Calls visit(tile, channel, channels, cells) for each tile and block of channels, on many threads. cells
+// are the packed features, with a null origin if the tile is too large to pack.
+// map_at(map, channel) points at a channel of a map, layout_of(map) says how it lies.
+template <typename T, typename MapAt, typename LayoutOf, typename Visit>
+void for_each_block(const Tiling& tiling, const Region* region_of, int64_t all_channels,
+                    const ParallelFor& parallel_for, const MapAt& map_at, const LayoutOf& layout_of,
+                    const Visit& visit) {
+  const int64_t blocks = (all_channels + kBlock - 1) / kBlock;
+  int64_t cells = 0, rows = 0;
+  for (int64_t i = 0; i < tiling.num_tiles; ++i) {
+    const Tile& tile = tiling.tiles[i];
+    if (!tile.packable()) continue;
+    if (tile.box.cells() > cells) cells = tile.box.cells();
+    if (tile.box.y_end - tile.box.y_begin > rows) rows = tile.box.y_end - tile.box.y_begin;
+  }
+  parallel_for(tiling.num_tiles * blocks, 1, [&](int64_t begin, int64_t end) {
+    Buffer<T> packed(cells * kBlock);
+    Buffer<int64_t> stretches(2 * rows);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const Tile& tile = tiling.tiles[unit / blocks];
+      const int64_t channel = unit % blocks * kBlock;
+      const int64_t channels = all_channels - channel < kBlock ? all_channels - channel : kBlock;
+      Cells<T> source = {nullptr, 0, 0};
+      if (tile.packable()) {
+        find_stretches(tile, tiling.order.data(), region_of, stretches.data());
+        source = pack(map_at(tile.map, channel), layout_of(tile.map), channels, tile, stretches.data(),
+                      packed.data());
       }
-    } else {
-      transpose(from, layout.channel, channels, cells, row, kBlock);
+      visit(tile, channel, channels, source);
     }
-  }
+  });
 }
 
 }  // namespace

@@ -33,5 +33,6 @@ STABLE_TORCH_LIBRARY(fastrpn, m) {
       "pooled_height, int pooled_width, int sampling_ratio, bool aligned) -> Tensor");
   m.def(
       "roi_align_backward(Tensor grad, Tensor rois, Tensor? roi_levels, float[] spatial_scales, int "
-      "sampling_ratio, bool aligned, SymInt batch, SymInt[] heights, SymInt[] widths) -> Tensor[]");
+      "sampling_ratio, bool aligned, SymInt batch, SymInt[] heights, SymInt[] widths, bool channels_last) -> "
+      "Tensor[]");
 }

@@ -3,20 +3,11 @@
 #include <limits>
 #include <tuple>
 
+#include "torch/rois.h"
 #include "torch/tensor.h"
 
 namespace fastrpn {
 namespace {
-
-void check_rois(const Tensor& rois, const Tensor& features, const char* name) {
-  STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 5, "rois must have shape [K, 5]");
-  check_same_device(rois, "rois", features, name);
-  const bool half_features =
-      features.scalar_type() == ScalarType::Half || features.scalar_type() == ScalarType::BFloat16;
-  STD_TORCH_CHECK(rois.scalar_type() == features.scalar_type() ||
-                      (half_features && rois.scalar_type() == ScalarType::Float),
-                  "rois must have the dtype of ", name, ", or float32 beside a half type");
-}
 
 // Forward, everything but the launch, which differs by device.
 template <typename Launch>
@@ -28,9 +19,8 @@ std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, dou
   STD_TORCH_CHECK(pooled_height > 0 && pooled_width > 0, "output_size must be positive");
   const int64_t batch = input.size(0), channels = input.size(1), height = input.size(2),
                 width = input.size(3);
-  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
-  STD_TORCH_CHECK(height <= kLargest && width <= kLargest, "input must be smaller than 2^31 each way");
-  STD_TORCH_CHECK(!with_argmax || height * width <= kLargest,
+  check_map(height, width);
+  STD_TORCH_CHECK(!with_argmax || height * width <= std::numeric_limits<int32_t>::max(),
                   "input must have fewer than 2^31 cells where a gradient is needed");
   const bool channels_last = is_channels_last(input);
   Tensor output = new_empty_tensor({rois.size(0), channels, pooled_height, pooled_width}, input.scalar_type(),

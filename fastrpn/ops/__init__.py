@@ -19,11 +19,15 @@ from fastrpn.ops.iou_variants import (  # noqa: E402
     generalized_box_iou,
 )
 from fastrpn.ops.match_anchors import match_anchors  # noqa: E402
+from fastrpn.ops.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align  # noqa: E402
 from fastrpn.ops.nms import batched_nms, nms, nms_padded  # noqa: E402
+from fastrpn.ops.roi_align import RoIAlign, roi_align  # noqa: E402
 from fastrpn.ops.roi_pool import RoIPool, roi_pool  # noqa: E402
 
 __all__ = [
     "batched_nms",
+    "MultiScaleRoIAlign",
+    "RoIAlign",
     "RoIPool",
     "box_area",
     "box_convert",
@@ -36,8 +40,10 @@ __all__ = [
     "generalized_box_iou",
     "generate_proposals",
     "match_anchors",
+    "multiscale_roi_align",
     "nms",
     "nms_padded",
     "remove_small_boxes",
+    "roi_align",
     "roi_pool",
 ]

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastrpn.ops._checks import check_float, check_same_device, check_shape
+from fastrpn.ops._checks import (
+    check_float,
+    check_same_device,
+    check_same_dtype,
+    check_shape,
+)
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -63,6 +68,20 @@ def as_rois(boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor:
     if rois is boxes and rois.device.type == "cpu" and not torch.compiler.is_compiling():
         check_batch_index(rois, input.shape[0])
     return rois
+
+
+def check_level(index: int, level: Tensor, first: Tensor) -> None:
+    """TypeError or ValueError unless a level of a pyramid fits the first one."""
+    name = f"inputs[{index}]"
+    check_float(name, level)
+    check_shape(name, level, ("N", "C", "H", "W"))
+    check_same_dtype(name, level, "inputs[0]", first)
+    check_same_device(name, level, "inputs[0]", first)
+    if level.shape[:2] != first.shape[:2]:
+        raise ValueError(
+            f"{name}: expected N and C of inputs[0], {list(first.shape[:2])}, "
+            f"got {list(level.shape[:2])}"
+        )
 
 
 def check_batch_index(rois: Tensor, batch: int) -> None:

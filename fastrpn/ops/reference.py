@@ -189,3 +189,40 @@ def pool_bins(
     begin = start + (index * extent).floor().long()
     stop = start + ((index + 1) * extent).ceil().long()
     return begin.clamp(0, size).tolist(), stop.clamp(0, size).tolist()
+
+
+def roi_align(
+    input: Tensor,
+    rois: Tensor,
+    output_size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Mean of bilinear samples, `[N, C, H, W]`, `[K, 5]` -> `[K, C, h, w]`."""
+    rows, columns = output_size
+    output = input.new_zeros(len(rois), input.shape[1], rows, columns)
+    for n, roi in enumerate(rois):
+        if not roi.isfinite().all():
+            continue
+        x1, y1, x2, y2 = roi[1:] * spatial_scale - (0.5 if aligned else 0)
+        by_row = align_weights(y1, y2, rows, input.shape[2], sampling_ratio, aligned)
+        by_column = align_weights(x1, x2, columns, input.shape[3], sampling_ratio, aligned)
+        output[n] = by_row @ input[int(roi[0])] @ by_column.T
+    return output
+
+
+def align_weights(
+    start: Tensor, end: Tensor, bins: int, size: int, sampling_ratio: int, aligned: bool
+) -> Tensor:
+    """`[bins, size]`: how much each cell on one axis counts in each bin."""
+    extent = end - start if aligned else (end - start).clamp(min=1)
+    samples = sampling_ratio if sampling_ratio > 0 else max(int((extent / bins).ceil()), 0)
+    if samples == 0:
+        return start.new_zeros(bins, size)
+    step = extent / bins
+    offsets = (torch.arange(samples, dtype=start.dtype) + 0.5) * step / samples
+    at = start + torch.arange(bins, dtype=start.dtype)[:, None] * step + offsets  # [bins, samples]
+    on_map = (at >= -1) & (at <= size)
+    distance = (at.clamp(0, size - 1)[..., None] - torch.arange(size)).abs()
+    return ((1 - distance).clamp(min=0) * on_map[..., None]).mean(dim=1)

@@ -3,36 +3,22 @@
 import pytest
 import torch
 import torchvision
+from roi_cases import (  # noqa: F401
+    LAYOUTS,
+    SCALE,
+    equal_bits,
+    output_and_gradient,
+    random_case,
+    simd_level,
+)
 
-from fastrpn._library import core, set_simd_level
 from fastrpn.ops import RoIPool, reference, roi_pool
 
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
-SCALE = 1 / 16
 
-
-def random_case(seed, *, batch=2, channels=20, height=19, width=25, rois=40, dtype=torch.float32):
-    """Features, and RoIs of all sizes, some of them partly or wholly outside the map."""
-    generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(batch, channels, height, width, generator=generator)
-    size = torch.tensor([width, height]) / SCALE
-    centre = (torch.rand(rois, 2, generator=generator) * 1.4 - 0.2) * size
-    extent = torch.rand(rois, 2, generator=generator) ** 2 * size
-    image = torch.randint(0, batch, (rois, 1), generator=generator)
-    boxes = torch.cat([image, centre - extent / 2, centre + extent / 2], dim=1)
-    return features.to(dtype), boxes.to(dtype)
-
-
-def both_gradients(features, rois, output_size=7):
-    """Output and gradient of ours and torchvision's for one random gradient."""
-    results = []
-    for operator in (roi_pool, torchvision.ops.roi_pool):
-        leaf = features.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-        output = operator(leaf, rois, output_size, SCALE)
-        generator = torch.Generator().manual_seed(9)
-        output.backward(torch.randn(output.shape, generator=generator, dtype=output.dtype))
-        results += [output.detach(), leaf.grad]
-    return results
+def both(features, rois, output_size=7):
+    """Output and gradient of ours, then of torchvision's."""
+    ours = output_and_gradient(roi_pool, features, rois, output_size, SCALE)
+    return *ours, *output_and_gradient(torchvision.ops.roi_pool, features, rois, output_size, SCALE)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -43,7 +29,7 @@ def test_equals_torchvision(layout, channels, output_size):
     features = features.contiguous(memory_format=layout)
     expected = torchvision.ops.roi_pool(features, rois, output_size, SCALE)
     assert torch.equal(roi_pool(features, rois, output_size, SCALE), expected)
-    output, grad, expected, expected_grad = both_gradients(features, rois, output_size)
+    output, grad, expected, expected_grad = both(features, rois, output_size)
     assert torch.equal(output, expected)
     assert torch.equal(grad, expected_grad)
 
@@ -61,9 +47,8 @@ def test_special_features(layout):
     expected, argmax = torch.ops.torchvision.roi_pool(features, rois, SCALE, 7, 7)
     plain = torch.ops.fastrpn.roi_pool(features, rois, SCALE, 7, 7)
     output, winner = torch.ops.fastrpn.roi_pool_argmax(features, rois, SCALE, 7, 7)
-    for result in (plain, output):  # as bits: -0 is not 0
-        result = result.contiguous()
-        assert torch.equal(result.view(torch.int32), expected.view(torch.int32))
+    assert equal_bits(plain, expected)
+    assert equal_bits(output, expected)
     assert torch.equal(winner, argmax)
 
 
@@ -95,9 +80,7 @@ def test_half_types_compute_in_float32(layout, dtype, roi_dtype):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_float64(layout):
     features, rois = random_case(5, dtype=torch.float64)
-    output, grad, expected, expected_grad = both_gradients(
-        features.contiguous(memory_format=layout), rois
-    )
+    output, grad, expected, expected_grad = both(features.contiguous(memory_format=layout), rois)
     assert torch.equal(output, expected)
     assert torch.equal(grad, expected_grad)
 
@@ -120,27 +103,13 @@ def test_not_contiguous():
     assert torch.equal(roi_pool(sliced, scattered, 7, SCALE), expected)
 
 
-@pytest.fixture
-def settings():
-    """Puts the SIMD level and the number of threads back."""
-    threads, level = torch.get_num_threads(), core().build_info()["simd_level"]
-    yield
-    torch.set_num_threads(threads)
-    set_simd_level(level)
-
-
-@pytest.mark.parametrize("level", ["generic", "avx2", "avx512"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_same_result_at_every_simd_level_and_thread_count(settings, level, layout):
-    try:
-        set_simd_level(level)
-    except ValueError:
-        pytest.skip(f"{level} does not run here")
+def test_same_result_at_every_simd_level_and_thread_count(simd_level, layout):  # noqa: F811
     features, rois = random_case(8, channels=70, rois=300)
     features = features.contiguous(memory_format=layout)
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
-        output, grad, expected, expected_grad = both_gradients(features, rois)
+        output, grad, expected, expected_grad = both(features, rois)
         assert torch.equal(output, expected)
         assert torch.equal(grad, expected_grad)
         assert torch.equal(roi_pool(features, rois, 7, SCALE), expected)
@@ -195,7 +164,7 @@ def test_map_too_large_to_pack():
     rois[0, 1:] = torch.tensor([-9.0, -9.0, 1e6, 1e6])
     rois[1, 1:] = torch.tensor([160.0, 160.0, 9000.0, 7900.0])
     for layout in LAYOUTS:
-        output, grad, expected, expected_grad = both_gradients(
+        output, grad, expected, expected_grad = both(
             features.contiguous(memory_format=layout), rois
         )
         assert torch.equal(output, expected)

@@ -1,26 +1,33 @@
 // roi_pool backward on the CPU: every gradient goes to the cell that won its bin.
 //
-// A thread owns some channels of an image and walks the RoIs in order, so that each element of the result has
-// one owner, and the sum does not depend on the number of threads; in float32 it equals torchvision's bit for
-// bit. Work: one addition for each element of grad_output. Half types are summed in float and rounded once.
+// A thread owns a block of channels of an image and walks the RoIs in order, so that each element of the
+// result has one owner, and the sum does not depend on the number of threads; in float32 it equals
+// torchvision's bit for bit. Work: one addition for each element of grad_output, and the result is written
+// once. Sums live in the layout of the gradients, [channel][cell] or [cell][channel], so that each RoI is
+// read as it lies; half types are summed in float and rounded once.
 #include "core/roi_pool/roi_pool.h"
 #include "core/roi_tiles.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
+constexpr int64_t kOwned = 16;  // channels a thread sums at once
+
+// Adds a RoI's gradients, a few neighbouring channels, to sums[channel * plane + cell * width].
 template <typename T, typename Stored>
-void add_plane(const RoiPoolBackwardArgs& args, const int64_t* image_of, int64_t image, int64_t channel,
-               T* plane) {
-  const int64_t bins = args.pooled_height * args.pooled_width;
-  const int64_t stride = args.channels_last ? args.channels : 1;
-  for (int64_t n = 0; n < args.num_rois; ++n) {
-    if (image_of[n] != image) continue;
-    const int64_t first = n * args.channels * bins + channel * (args.channels_last ? 1 : bins);
-    const Stored* grad = static_cast<const Stored*>(args.grad_output) + first;
-    const int32_t* argmax = args.argmax + first;
-    for (int64_t i = 0; i < bins * stride; i += stride) {
-      if (argmax[i] >= 0) plane[argmax[i]] += widen(grad[i]);
+void add_roi(const Stored* grad, const int32_t* argmax, int64_t channels, const PooledLayout& layout,
+             int64_t channel_stride, int64_t cell_stride, T* sums) {
+  const auto add = [&](int64_t channel, int64_t bin) {
+    const int64_t i = channel * (layout.channels_last ? 1 : layout.bins) + bin * layout.bin_stride();
+    if (argmax[i] >= 0) sums[channel * channel_stride + argmax[i] * cell_stride] += widen(grad[i]);
+  };
+  if (layout.channels_last) {
+    for (int64_t bin = 0; bin < layout.bins; ++bin) {
+      for (int64_t c = 0; c < channels; ++c) add(c, bin);
+    }
+  } else {
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t bin = 0; bin < layout.bins; ++bin) add(c, bin);
     }
   }
 }
@@ -29,22 +36,38 @@ template <typename Stored>
 void scatter(const RoiPoolBackwardArgs& args, const ParallelFor& parallel_for) {
   using T = compute_t<Stored>;
   const int64_t plane = args.height * args.width;
+  const int64_t blocks = (args.channels + kOwned - 1) / kOwned;
+  const PooledLayout layout = {args.channels, args.pooled_height * args.pooled_width, args.channels_last};
   Buffer<T> rois(5 * args.num_rois);
-  widen_rois<T>(args.rois, args.roi_dtype, args.num_rois, rois);
+  widen_rois(args.rois, args.roi_dtype, args.num_rois, rois.data());
   Buffer<int64_t> image_of(args.num_rois);
-  for (int64_t n = 0; n < args.num_rois; ++n) image_of[n] = roi_image(rois + 5 * n, args.batch);
+  for (int64_t n = 0; n < args.num_rois; ++n) image_of[n] = roi_image(rois.data() + 5 * n, args.batch);
 
-  parallel_for(args.batch * args.channels, 1, [&](int64_t begin, int64_t end) {
-    Buffer<T> sum(plane);
+  parallel_for(args.batch * blocks, 1, [&](int64_t begin, int64_t end) {
+    const int64_t most = args.channels < kOwned ? args.channels : kOwned;
+    Buffer<T> sums(plane * most);
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t image = unit / args.channels, channel = unit % args.channels;
-      memset(sum, 0, size_t(plane) * sizeof(T));
-      add_plane<T, Stored>(args, image_of, image, channel, sum);
+      const int64_t image = unit / blocks, channel = unit % blocks * kOwned;
+      const int64_t channels = args.channels - channel < kOwned ? args.channels - channel : kOwned;
+      const int64_t channel_stride = args.channels_last ? 1 : plane;
+      const int64_t cell_stride = args.channels_last ? channels : 1;
+      memset(sums.data(), 0, size_t(plane * channels) * sizeof(T));
+      for (int64_t n = 0; n < args.num_rois; ++n) {
+        if (image_of[n] != image) continue;
+        const int64_t from = layout.offset(n, channel);
+        add_roi(static_cast<const Stored*>(args.grad_output) + from, args.argmax + from, channels, layout,
+                channel_stride, cell_stride, sums.data());
+      }
       Stored* to = static_cast<Stored*>(args.grad_features) + image * args.channels * plane;
       if (args.channels_last) {
-        for (int64_t i = 0; i < plane; ++i) to[i * args.channels + channel] = narrow<Stored>(sum[i]);
+        for (int64_t i = 0; i < plane; ++i) {
+          for (int64_t c = 0; c < channels; ++c) {
+            to[i * args.channels + channel + c] = narrow<Stored>(sums[i * channels + c]);
+          }
+        }
       } else {
-        for (int64_t i = 0; i < plane; ++i) to[channel * plane + i] = narrow<Stored>(sum[i]);
+        to += channel * plane;
+        for (int64_t i = 0; i < plane * channels; ++i) to[i] = narrow<Stored>(sums[i]);
       }
     }
   });

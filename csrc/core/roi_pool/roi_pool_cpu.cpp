@@ -19,10 +19,6 @@ constexpr T kLowest = T(-3.4028234663852886e+38);
 template <>
 constexpr double kLowest<double> = -1.7976931348623157e+308;
 
-// Vectors of a block that are pooled together; more would not fit the registers.
-template <typename T>
-constexpr int kVectors = kBlock / kLanes<T> < 4 ? kBlock / kLanes<T> : 4;
-
 // Borders of a RoI's bins: rows [y_begin[ph], y_end[ph]), columns [x_begin[pw], x_end[pw]).
 struct Bins {
   int64_t pooled_height, pooled_width;
@@ -42,9 +38,9 @@ template <typename T>
 void plan(const RoiPoolArgs& args, int32_t* borders, int64_t* image_of, Region* region_of) {
   const int64_t ph = args.pooled_height, pw = args.pooled_width;
   Buffer<T> rois(5 * args.num_rois);
-  widen_rois<T>(args.rois, args.roi_dtype, args.num_rois, rois);
+  widen_rois(args.rois, args.roi_dtype, args.num_rois, rois.data());
   for (int64_t n = 0; n < args.num_rois; ++n, borders += 2 * (ph + pw)) {
-    const T* roi = rois + 5 * n;
+    const T* roi = rois.data() + 5 * n;
     image_of[n] = roi_image(roi, args.batch);
     if (image_of[n] < 0) continue;
     const auto fill = [&](T low, T high, int64_t size, int64_t pooled, int32_t* to) {
@@ -63,13 +59,6 @@ void plan(const RoiPoolArgs& args, int32_t* borders, int64_t* image_of, Region* 
   }
 }
 
-// Channel 0 of the cell in row 0, column 0 (which need not exist), and how far apart cells lie.
-template <typename T>
-struct Cells {
-  const T* origin;
-  int64_t row, cell;
-};
-
 inline void store_index(Vector<int32_t> index, int32_t* to) { store<int32_t>(index, to); }
 inline void store_index(Vector<int64_t> index, int32_t* to) {
   for (int i = 0; i < kLanes<int64_t>; ++i) to[i] = int32_t(index[i]);
@@ -77,7 +66,8 @@ inline void store_index(Vector<int64_t> index, int32_t* to) {
 
 // All bins of a RoI for kCount vectors of channels; bins lie `stride` elements apart in the outputs.
 template <typename T, int kCount, bool kArgmax>
-void pool_bins(Cells<T> cells, const Bins& bins, int64_t width, T* output, int32_t* argmax, int64_t stride) {
+void pool_bins(Cells<const T> cells, const Bins& bins, int64_t width, T* output, int32_t* argmax,
+               int64_t stride) {
   using Index = decltype(Vector<T>{} > Vector<T>{});
   for (int64_t ph = 0; ph < bins.pooled_height; ++ph) {
     const int64_t y_begin = bins.y_begin[ph], y_end = bins.y_end[ph];
@@ -91,7 +81,7 @@ void pool_bins(Cells<T> cells, const Bins& bins, int64_t width, T* output, int32
         at[k] = Index{} - 1;
       }
       for (int64_t y = y_begin; y < y_end; ++y) {
-        const T* cell = cells.origin + y * cells.row + x_begin * cells.cell;
+        const T* cell = cells.at(y, x_begin);
         for (int64_t x = x_begin; x < x_end; ++x, cell += cells.cell) {
           for (int k = 0; k < kCount; ++k) {
             const Vector<T> value = load(cell + k * kLanes<T>);
@@ -112,8 +102,8 @@ void pool_bins(Cells<T> cells, const Bins& bins, int64_t width, T* output, int32
 
 // A single channel, any layout: for RoIs too large to pack.
 template <typename T, typename Stored>
-void pool_plainly(const Stored* map, MapLayout layout, const Bins& bins, int64_t width, Stored* output,
-                  int32_t* argmax, int64_t stride) {
+void pool_plainly(Cells<const Stored> cells, const Bins& bins, int64_t width, Stored* output, int32_t* argmax,
+                  int64_t stride) {
   for (int64_t ph = 0; ph < bins.pooled_height; ++ph) {
     for (int64_t pw = 0; pw < bins.pooled_width; ++pw, output += stride) {
       const bool empty = bins.y_end[ph] <= bins.y_begin[ph] || bins.x_end[pw] <= bins.x_begin[pw];
@@ -121,7 +111,7 @@ void pool_plainly(const Stored* map, MapLayout layout, const Bins& bins, int64_t
       int32_t at = -1;
       for (int64_t y = bins.y_begin[ph]; y < bins.y_end[ph]; ++y) {
         for (int64_t x = bins.x_begin[pw]; x < bins.x_end[pw]; ++x) {
-          const T value = widen(map[y * layout.row + x * layout.cell]);
+          const T value = widen(*cells.at(y, x));
           if (value > best) {
             best = value;
             at = int32_t(y * width + x);
@@ -141,121 +131,89 @@ void pool_plainly(const Stored* map, MapLayout layout, const Bins& bins, int64_t
 template <typename T, typename Stored>
 struct Call {
   const RoiPoolArgs& args;
-  int64_t bins = args.pooled_height * args.pooled_width;
-  int64_t plane = args.height * args.width;
-  MapLayout layout = args.channels_last ? MapLayout{1, args.width * args.channels, args.channels}
-                                        : MapLayout{plane, args.width, 1};
-  Buffer<int32_t> borders{args.num_rois * 2 * (args.pooled_height + args.pooled_width)};
+  const MapLayout map_layout = MapLayout::of(args.channels, args.height, args.width, args.channels_last);
+  const PooledLayout pooled = {args.channels, args.pooled_height * args.pooled_width, args.channels_last};
+  const int64_t borders_of_a_roi = 2 * (args.pooled_height + args.pooled_width);
+  Buffer<int32_t> borders{args.num_rois * borders_of_a_roi};
   Buffer<int64_t> image_of{args.num_rois};
   Buffer<Region> region_of{args.num_rois};
-  Buffer<int64_t> order{args.num_rois};
-  Buffer<Tile> tiles{args.num_rois};
 
-  explicit Call(const RoiPoolArgs& args) : args(args) { plan<T>(args, borders, image_of, region_of); }
-
-  Bins bins_of(int64_t n) const {
-    return Bins(args, borders + n * 2 * (args.pooled_height + args.pooled_width));
+  explicit Call(const RoiPoolArgs& args) : args(args) {
+    plan<T>(args, borders.data(), image_of.data(), region_of.data());
   }
+
+  Bins bins_of(int64_t n) const { return Bins(args, borders.data() + n * borders_of_a_roi); }
   const Stored* map(int64_t image, int64_t channel) const {
-    return static_cast<const Stored*>(args.features) + image * args.channels * plane +
-           channel * layout.channel;
+    return static_cast<const Stored*>(args.features) + image * args.channels * args.height * args.width +
+           channel * map_layout.channel;
   }
-  // Offset of a RoI's first bin; bins lie bin_stride() apart.
-  int64_t offset(int64_t n, int64_t channel) const {
-    return n * args.channels * bins + channel * (args.channels_last ? 1 : bins);
-  }
-  int64_t bin_stride() const { return args.channels_last ? args.channels : 1; }
   Stored* output(int64_t offset) const { return static_cast<Stored*>(args.output) + offset; }
   int32_t* argmax(int64_t offset) const { return args.argmax == nullptr ? nullptr : args.argmax + offset; }
 
   void clear(int64_t n) const {
-    const int64_t size = args.channels * bins;
-    memset(static_cast<void*>(output(n * size)), 0, size_t(size) * sizeof(Stored));
-    if (args.argmax != nullptr) memset(argmax(n * size), 0xff, size_t(size) * sizeof(int32_t));
+    const size_t size = size_t(pooled.roi_size());
+    memset(static_cast<void*>(output(pooled.offset(n, 0))), 0, size * sizeof(Stored));
+    if (args.argmax != nullptr) memset(argmax(pooled.offset(n, 0)), 0xff, size * sizeof(int32_t));
   }
 };
-
-// Moves a pooled block, [bins][kBlock], to its place in the output.
-template <typename To, typename From>
-void place(const From* block, int64_t bins, int64_t channels, bool channels_last, int64_t stride, To* to) {
-  if (!channels_last) return transpose(block, kBlock, bins, channels, to, bins);
-  for (int64_t bin = 0; bin < bins; ++bin) {
-    for (int64_t c = 0; c < channels; ++c) {
-      to[bin * stride + c] = Convert<To, From>::from(block[bin * kBlock + c]);
-    }
-  }
-}
 
 template <typename T, typename Stored, bool kArgmax>
 void pool_packed(const Call<T, Stored>& call, const ParallelFor& parallel_for) {
   const RoiPoolArgs& args = call.args;
-  const int64_t blocks = (args.channels + kBlock - 1) / kBlock;
-  const int64_t fair_share = args.num_rois * blocks / (2 * parallel_for.num_threads) + 1;
-  const Tiling tiling = make_tiles(call.image_of, call.region_of, args.num_rois, args.batch,
-                                   fair_share < kTileRois ? fair_share : kTileRois, call.order, call.tiles);
-  for (int64_t i = tiling.num_rois; i < args.num_rois; ++i) call.clear(call.order[i]);
-  const int64_t cells = tiling.most_cells < kTileCells ? tiling.most_cells : kTileCells;
+  const PooledLayout& layout = call.pooled;
+  const Tiling tiling(call.image_of.data(), call.region_of.data(), args.num_rois, args.batch,
+                      fair_tile(args.num_rois, args.channels, parallel_for), kTileCells);
+  for (int64_t i = tiling.num_active; i < args.num_rois; ++i) call.clear(tiling.order[i]);
 
-  parallel_for(tiling.num_tiles * blocks, 1, [&](int64_t begin, int64_t end) {
-    Buffer<T> packed(cells * kBlock), pooled(call.bins * kBlock);
-    Buffer<int32_t> argmax(kArgmax ? call.bins * kBlock : 0);
-    Buffer<int64_t> stretch(2 * args.height);
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const Tile& tile = call.tiles[unit / blocks];
-      const int64_t channel = unit % blocks * kBlock;
-      const int64_t channels = args.channels - channel < kBlock ? args.channels - channel : kBlock;
-      if (tile.box.cells() > kTileCells) {
-        for (int64_t c = channel; c < channel + channels; ++c) {
-          const int64_t n = call.order[tile.begin], to = call.offset(n, c);
-          pool_plainly<T>(call.map(tile.map, c), call.layout, call.bins_of(n), args.width, call.output(to),
-                          call.argmax(to), call.bin_stride());
-        }
-        continue;
-      }
-      pack(call.map(tile.map, channel), call.layout, channels, tile, call.order, call.region_of, stretch,
-           static_cast<T*>(packed));
-      const int64_t row = (tile.box.x_end - tile.box.x_begin) * kBlock;
-      const Cells<T> source = {packed - tile.box.y_begin * row - tile.box.x_begin * kBlock, row, kBlock};
-      for (int64_t i = tile.begin; i < tile.end; ++i) {
-        const int64_t n = call.order[i], to = call.offset(n, channel);
-        for (int c = 0; c < kBlock; c += kVectors<T> * kLanes<T>) {
-          pool_bins<T, kVectors<T>, kArgmax>({source.origin + c, row, kBlock}, call.bins_of(n), args.width,
-                                             pooled + c, argmax + c, kBlock);
-        }
-        place(static_cast<T*>(pooled), call.bins, channels, args.channels_last, args.channels,
-              call.output(to));
-        if (kArgmax) {
-          place(static_cast<int32_t*>(argmax), call.bins, channels, args.channels_last, args.channels,
-                call.argmax(to));
-        }
-      }
+  const auto pool_plain = [&](int64_t n, int64_t image, int64_t channel, int64_t channels) {
+    for (int64_t c = channel; c < channel + channels; ++c) {
+      const int64_t to = layout.offset(n, c);
+      pool_plainly<T, Stored>({call.map(image, c), call.map_layout.row, call.map_layout.cell},
+                              call.bins_of(n), args.width, call.output(to), call.argmax(to),
+                              layout.bin_stride());
     }
-  });
+  };
+  const auto pool_tile = [&](const Tile& tile, int64_t channel, int64_t channels, Cells<T> cells) {
+    if (!tile.packable()) return pool_plain(tiling.order[tile.begin], tile.map, channel, channels);
+    Buffer<T> block(layout.bins * kBlock);
+    Buffer<int32_t> argmax(kArgmax ? layout.bins * kBlock : 0);
+    for (int64_t i = tile.begin; i < tile.end; ++i) {
+      const int64_t n = tiling.order[i], to = layout.offset(n, channel);
+      for (int c = 0; c < kBlock; c += kVectors<T> * kLanes<T>) {
+        pool_bins<T, kVectors<T>, kArgmax>({cells.origin + c, cells.row, cells.cell}, call.bins_of(n),
+                                           args.width, block.data() + c, argmax.data() + c, kBlock);
+      }
+      place(block.data(), channels, layout, call.output(to));
+      if (kArgmax) place(argmax.data(), channels, layout, call.argmax(to));
+    }
+  };
+  for_each_block<T>(
+      tiling, call.region_of.data(), args.channels, parallel_for,
+      [&](int64_t image, int64_t channel) { return call.map(image, channel); },
+      [&](int64_t) { return call.map_layout; }, pool_tile);
 }
 
 // Channels last and nothing to widen: features are read and results written in place.
 template <typename T, bool kArgmax>
 void pool_in_place(const Call<T, T>& call, const ParallelFor& parallel_for) {
   const RoiPoolArgs& args = call.args;
-  const MapLayout& layout = call.layout;
+  const auto pool_channels = [&](auto vectors, int64_t n, int64_t channel) {
+    const int64_t to = call.pooled.offset(n, channel);
+    pool_bins<T, decltype(vectors)::value, kArgmax>(
+        {call.map(call.image_of[n], channel), call.map_layout.row, call.map_layout.cell}, call.bins_of(n),
+        args.width, call.output(to), call.argmax(to), args.channels);
+  };
   parallel_for(args.num_rois, 1, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       if (call.image_of[n] < 0) {
         call.clear(n);
         continue;
       }
-      const Bins bins = call.bins_of(n);
       int64_t channel = 0;
       for (; channel + kVectors<T> * kLanes<T> <= args.channels; channel += kVectors<T> * kLanes<T>) {
-        const int64_t to = call.offset(n, channel);
-        pool_bins<T, kVectors<T>, kArgmax>({call.map(call.image_of[n], channel), layout.row, layout.cell},
-                                           bins, args.width, call.output(to), call.argmax(to), args.channels);
+        pool_channels(Count<kVectors<T>>(), n, channel);
       }
-      for (; channel < args.channels; channel += kLanes<T>) {
-        const int64_t to = call.offset(n, channel);
-        pool_bins<T, 1, kArgmax>({call.map(call.image_of[n], channel), layout.row, layout.cell}, bins,
-                                 args.width, call.output(to), call.argmax(to), args.channels);
-      }
+      for (; channel < args.channels; channel += kLanes<T>) pool_channels(Count<1>(), n, channel);
     }
   });
 }

@@ -1,0 +1,160 @@
+"""RoIAlign over a feature pyramid (Lin et al., Feature Pyramid Networks, section 4.2)."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastrpn.ops import _rois
+
+
+def assign_levels(
+    boxes: Tensor,
+    lowest: int,
+    highest: int,
+    canonical_scale: float = 224,
+    canonical_level: int = 4,
+) -> Tensor:
+    """Pyramid level of each box by equation 1 of the FPN paper.
+
+    A box of side `canonical_scale` belongs to `canonical_level`, one of twice the side to the
+    level above; levels have strides 2^level.
+
+    Args:
+        boxes: [K, 4] xyxy in pixels.
+        lowest, highest: levels there are.
+
+    Returns:
+        [K] int32, counted from `lowest`. A box that is NaN gets any level.
+    """
+    side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+    level = (canonical_level + torch.log2(side / canonical_scale) + 1e-6).floor()
+    return (level.clamp(lowest, highest) - lowest).to(torch.int32)
+
+
+def multiscale_roi_align(
+    inputs: Sequence[Tensor],
+    rois: Tensor,
+    roi_levels: Tensor | None,
+    output_size: int | Sequence[int],
+    spatial_scales: Sequence[float],
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> Tensor:
+    """`roi_align` where each RoI reads the level it is assigned to, in one operator.
+
+    Args:
+        inputs: up to eight levels [N, C, H_i, W_i] of one dtype, float16 to float64.
+        rois: [K, 5] batch index and xyxy in pixels; the dtype of `inputs`, or float32 beside a
+            half type.
+        roi_levels: [K] int32, index into `inputs`; None if there is one level. A RoI whose level
+            does not exist gives zeros.
+        output_size, sampling_ratio, aligned: as in `roi_align`.
+        spatial_scales: cells per pixel of each level.
+
+    Returns:
+        [K, C, height, width] in the dtype and layout of `inputs[0]`; differentiable once with
+        respect to `inputs`.
+
+    Raises:
+        TypeError, ValueError: as `roi_align`; also for levels that do not fit together.
+    """
+    height, width = _rois.as_pair(output_size)
+    if not 1 <= len(inputs) <= 8:
+        raise ValueError(f"inputs: expected 1 to 8 levels, got {len(inputs)}")
+    if len(spatial_scales) != len(inputs):
+        raise ValueError(
+            f"spatial_scales: expected one for each of {len(inputs)} levels, "
+            f"got {len(spatial_scales)}"
+        )
+    for index, (level, scale) in enumerate(zip(inputs, spatial_scales, strict=True)):
+        _rois.check_spatial_scale(scale)
+        _rois.check_level(index, level, inputs[0])
+    rois = _rois.as_rois(rois, inputs[0])
+    if roi_levels is None and len(inputs) > 1:
+        raise ValueError(f"roi_levels: needed for {len(inputs)} levels, got None")
+    if roi_levels is not None and (
+        roi_levels.dtype != torch.int32 or roi_levels.shape != rois.shape[:1]
+    ):
+        raise ValueError(
+            f"roi_levels: expected int32 of shape [{rois.shape[0]}], "
+            f"got {roi_levels.dtype} of shape {list(roi_levels.shape)}"
+        )
+    return torch.ops.fastrpn.roi_align(
+        list(inputs), rois, roi_levels, list(spatial_scales), height, width, sampling_ratio, aligned
+    )
+
+
+class MultiScaleRoIAlign(nn.Module):
+    """RoIAlign over the levels of a pyramid; as `torchvision.ops.MultiScaleRoIAlign`.
+
+    Scales are powers of two, inferred at each call from the sizes of the maps and of the largest
+    image; the finest and the coarsest map bound the levels. The canonical scale and level are
+    those of equation 1 of the FPN paper.
+
+    Example:
+        >>> pool = MultiScaleRoIAlign(["0", "1"], output_size=7, sampling_ratio=2)
+        >>> maps = {"0": torch.rand(1, 256, 64, 64), "1": torch.rand(1, 256, 32, 32)}
+        >>> pool(maps, [torch.tensor([[0.0, 0.0, 100.0, 50.0]])], [(256, 256)]).shape
+        torch.Size([1, 256, 7, 7])
+    """
+
+    def __init__(
+        self,
+        featmap_names: Sequence[str],
+        output_size: int | Sequence[int],
+        sampling_ratio: int,
+        *,
+        canonical_scale: int = 224,
+        canonical_level: int = 4,
+    ) -> None:
+        super().__init__()
+        self.featmap_names = list(featmap_names)
+        self.output_size = _rois.as_pair(output_size)
+        self.sampling_ratio = sampling_ratio
+        self.canonical_scale = canonical_scale
+        self.canonical_level = canonical_level
+
+    def forward(
+        self,
+        x: Mapping[str, Tensor],
+        boxes: Tensor | Sequence[Tensor],
+        image_shapes: Sequence[tuple[int, int]],
+    ) -> Tensor:
+        """Pools each box from its level.
+
+        Args:
+            x: maps [N, C, H_i, W_i] by name, finest first; names not asked for are ignored.
+            boxes: a list of N tensors [L_i, 4], xyxy in pixels, or RoIs [K, 5].
+            image_shapes: (height, width) of each image before the backbone.
+
+        Returns:
+            [K, C, height, width].
+
+        Raises:
+            ValueError: none of the maps is there, or no image, or as `roi_align`.
+        """
+        maps = [level for name, level in x.items() if name in self.featmap_names]
+        if not maps:
+            raise ValueError(f"x: expected maps named {self.featmap_names}, got {list(x)}")
+        if not image_shapes:
+            raise ValueError("image_shapes: expected the size of each image, got an empty list")
+        tallest = max(height for height, _ in image_shapes)
+        scales = [2.0 ** round(math.log2(level.shape[2] / tallest)) for level in maps]
+        rois = boxes if isinstance(boxes, Tensor) else _rois.boxes_to_rois(boxes)
+        levels = None
+        if len(maps) > 1:
+            lowest, highest = (round(-math.log2(scale)) for scale in (scales[0], scales[-1]))
+            levels = assign_levels(
+                rois[:, 1:], lowest, highest, self.canonical_scale, self.canonical_level
+            )
+        return multiscale_roi_align(
+            maps, rois, levels, self.output_size, scales, self.sampling_ratio
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"featmap_names={self.featmap_names}, output_size={self.output_size}, "
+            f"sampling_ratio={self.sampling_ratio}"
+        )

@@ -1,0 +1,149 @@
+"""RoIAlign (He et al., Mask R-CNN, section 3)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastrpn.ops import _rois
+
+
+def roi_align(
+    input: Tensor,
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | Sequence[int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> Tensor:
+    """Mean of bilinear samples in each bin of each box; as `torchvision.ops.roi_align`.
+
+    Nothing is rounded: a bin has real borders and `sampling_ratio` x `sampling_ratio` samples on
+    a regular grid. A sample more than a cell outside the map counts as 0. A box with a NaN or
+    infinite coordinate gives zeros.
+
+    Args:
+        input: [N, C, H, W] features; float16, bfloat16, float32 or float64, NCHW-contiguous or
+            channels last.
+        boxes: [K, 5] batch index and xyxy in pixels, or a list of N tensors [L_i, 4]; the dtype
+            of `input`, or float32 beside a half type.
+        output_size: bins as (height, width), or one int for both.
+        spatial_scale: cells per pixel, e.g. 1 / 16.
+        sampling_ratio: samples of a bin in each direction; 0 or less takes as many as the bin has
+            cells, rounded up.
+        aligned: shift boxes by half a cell, so that a cell's value sits in its middle; without,
+            boxes are at least one cell wide.
+
+    Returns:
+        [K, C, height, width] in the dtype and layout of `input`. Differentiable once, with respect
+        to `input`; the gradient is summed in the order of the boxes, so it is deterministic.
+
+    Raises:
+        TypeError: not float tensors, or dtypes that do not fit.
+        ValueError: wrong shapes, two devices, a size or scale that is not positive; on the CPU
+            also a batch index out of range.
+    """
+    height, width = _rois.as_pair(output_size)
+    _rois.check_spatial_scale(spatial_scale)
+    rois = _rois.as_rois(boxes, input)
+    return torch.ops.fastrpn.roi_align(
+        [input], rois, None, [spatial_scale], height, width, sampling_ratio, aligned
+    )
+
+
+class RoIAlign(nn.Module):
+    """`roi_align` with fixed parameters; as `torchvision.ops.RoIAlign`."""
+
+    def __init__(
+        self,
+        output_size: int | Sequence[int],
+        spatial_scale: float,
+        sampling_ratio: int,
+        aligned: bool = False,
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+
+    def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
+        """See `roi_align`."""
+        return roi_align(
+            input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
+        )
+
+
+@torch.library.register_fake("fastrpn::roi_align")
+def _(
+    inputs: list[Tensor],
+    rois: Tensor,
+    roi_levels: Tensor | None,
+    spatial_scales: list[float],
+    height: int,
+    width: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    first = inputs[0]
+    shape = (rois.shape[0], first.shape[1], height, width)
+    return _rois.new_empty(first, shape, first.dtype, _rois.is_channels_last(first))
+
+
+@torch.library.register_fake("fastrpn::roi_align_backward")
+def _(
+    grad: Tensor,
+    rois: Tensor,
+    roi_levels: Tensor | None,
+    spatial_scales: list[float],
+    sampling_ratio: int,
+    aligned: bool,
+    batch: int,
+    heights: list[int],
+    widths: list[int],
+    channels_last: bool,
+) -> list[Tensor]:
+    return [
+        _rois.new_empty(grad, (batch, grad.shape[1], height, width), grad.dtype, channels_last)
+        for height, width in zip(heights, widths, strict=True)
+    ]
+
+
+def _keep_rois(ctx, inputs, output) -> None:
+    features, rois, roi_levels, ctx.spatial_scales, _, _, ctx.sampling_ratio, ctx.aligned = inputs
+    ctx.batch = features[0].shape[0]
+    ctx.heights = [level.shape[2] for level in features]
+    ctx.widths = [level.shape[3] for level in features]
+    ctx.channels_last = _rois.is_channels_last(features[0])
+    ctx.save_for_backward(rois, *(() if roi_levels is None else (roi_levels,)))
+
+
+def _backward(ctx, grad: Tensor):
+    rois, *levels = ctx.saved_tensors
+    grads = torch.ops.fastrpn.roi_align_backward(
+        grad,
+        rois,
+        levels[0] if levels else None,
+        ctx.spatial_scales,
+        ctx.sampling_ratio,
+        ctx.aligned,
+        ctx.batch,
+        ctx.heights,
+        ctx.widths,
+        ctx.channels_last,
+    )
+    return grads, None, None, None, None, None, None, None
+
+
+def _refuse(ctx, *grads):
+    raise RuntimeError("roi_align: differentiable once; its backward has no derivative")
+
+
+torch.library.register_autograd("fastrpn::roi_align", _backward, setup_context=_keep_rois)
+torch.library.register_autograd("fastrpn::roi_align_backward", _refuse)

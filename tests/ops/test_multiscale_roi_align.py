@@ -1,0 +1,129 @@
+"""MultiScaleRoIAlign: torchvision's results with all levels in one operator."""
+
+import pytest
+import torch
+import torchvision
+from roi_cases import LAYOUTS
+
+from fastrpn.ops import MultiScaleRoIAlign, multiscale_roi_align
+
+NAMES = ["a", "b", "c", "d"]
+IMAGES = [(200, 256), (180, 240)]
+
+
+def pyramid(layout=torch.contiguous_format, channels=16, dtype=torch.float32):
+    """Maps of strides 4 to 32 and one of stride 64 that is not pooled."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(2, channels, 200 // stride, 256 // stride, generator=generator)
+        .to(dtype)
+        .contiguous(memory_format=layout)
+        .requires_grad_()
+        for name, stride in zip([*NAMES, "pool"], (4, 8, 16, 32, 64), strict=True)
+    }
+
+
+def boxes_of_all_sizes(count=60):
+    generator = torch.Generator().manual_seed(1)
+    boxes = []
+    for height, width in IMAGES:
+        side = 2 ** (torch.rand(count, 2, generator=generator) * 8)
+        centre = torch.rand(count, 2, generator=generator) * torch.tensor([width, height])
+        boxes.append(torch.cat([centre - side / 2, centre + side / 2], dim=1))
+    return boxes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("names", [NAMES, ["b", "c"], ["c"]])
+@pytest.mark.parametrize("sampling_ratio", [2, -1])
+def test_equals_torchvision(layout, names, sampling_ratio):
+    results = []
+    for module in (MultiScaleRoIAlign, torchvision.ops.MultiScaleRoIAlign):
+        maps = pyramid(layout)
+        pool = module(names, 7, sampling_ratio, canonical_scale=30)
+        output = pool(maps, boxes_of_all_sizes(), IMAGES)
+        output.backward(torch.randn(output.shape, generator=torch.Generator().manual_seed(2)))
+        results.append((output.detach(), [maps[name].grad for name in names]))
+    (output, grads), (expected, expected_grads) = results
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=5e-6)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=2e-5)
+        assert grad.is_contiguous(memory_format=layout)
+
+
+def test_every_level_is_used():
+    """The case above would prove little if all boxes fell on one level."""
+    from fastrpn.ops.multiscale_roi_align import assign_levels
+
+    levels = assign_levels(torch.cat(boxes_of_all_sizes()), 2, 5, canonical_scale=30)
+    assert levels.dtype == torch.int32
+    assert levels.bincount(minlength=4).min() > 5
+
+
+def test_rois_instead_of_lists_and_a_level_that_does_not_exist():
+    maps, boxes = pyramid(), boxes_of_all_sizes()
+    rois = torch.cat([torch.tensor([0.0] * 60 + [1.0] * 60)[:, None], torch.cat(boxes)], dim=1)
+    pool = MultiScaleRoIAlign(NAMES, 7, 2)
+    assert torch.equal(pool(maps, rois, IMAGES), pool(maps, boxes, IMAGES))
+    inputs = [maps[name].detach() for name in NAMES]
+    levels = torch.full((120,), 1, dtype=torch.int32)
+    levels[:2] = torch.tensor([-1, 4])
+    output = multiscale_roi_align(inputs, rois, levels, 7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], 2)
+    assert (output[:2] == 0).all() and (output[2:] != 0).any()
+
+
+def test_no_boxes():
+    maps = pyramid()
+    output = MultiScaleRoIAlign(NAMES, 7, 2)(maps, [torch.zeros(0, 4)] * 2, IMAGES)
+    assert output.shape == (0, 16, 7, 7)
+    output.sum().backward()
+    assert all((maps[name].grad == 0).all() for name in NAMES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_features_with_float32_boxes(dtype):
+    maps, boxes = pyramid(dtype=dtype), boxes_of_all_sizes()
+    wide = {name: level.detach().float() for name, level in maps.items()}
+    pool = MultiScaleRoIAlign(NAMES, 7, 2)
+    assert torch.equal(pool(maps, boxes, IMAGES), pool(wide, boxes, IMAGES).to(dtype))
+
+
+def test_gradcheck():
+    generator = torch.Generator().manual_seed(3)
+    inputs = [
+        torch.randn(1, 2, size, size, generator=generator, dtype=torch.float64).requires_grad_()
+        for size in (8, 4)
+    ]
+    rois = torch.tensor([[0, 1.0, 2, 6, 7], [0, -2, 0, 9, 5]], dtype=torch.float64)
+    levels = torch.tensor([0, 1], dtype=torch.int32)
+    assert torch.autograd.gradcheck(
+        lambda *maps: multiscale_roi_align(maps, rois, levels, 3, [1.0, 0.5], 2), inputs
+    )
+
+
+def test_compiles_without_a_break():
+    maps, boxes = pyramid(), boxes_of_all_sizes()
+    pool = MultiScaleRoIAlign(NAMES, 7, 2)
+    compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(maps, boxes, IMAGES), pool(maps, boxes, IMAGES))
+
+
+def test_bad_arguments():
+    maps, boxes = pyramid(), boxes_of_all_sizes()
+    pool = MultiScaleRoIAlign(["x"], 7, 2)
+    with pytest.raises(ValueError, match=r"x: expected maps named \['x'\]"):
+        pool(maps, boxes, IMAGES)
+    with pytest.raises(ValueError, match="image_shapes"):
+        MultiScaleRoIAlign(NAMES, 7, 2)(maps, boxes, [])
+    inputs = [maps["a"], maps["b"]]
+    rois, levels = torch.zeros(3, 5), torch.zeros(3, dtype=torch.int32)
+    with pytest.raises(ValueError, match="spatial_scales: expected one for each of 2"):
+        multiscale_roi_align(inputs, rois, levels, 7, [1.0])
+    with pytest.raises(ValueError, match="roi_levels: needed"):
+        multiscale_roi_align(inputs, rois, None, 7, [1.0, 0.5])
+    with pytest.raises(ValueError, match="roi_levels: expected int32"):
+        multiscale_roi_align(inputs, rois, levels.long(), 7, [1.0, 0.5])
+    with pytest.raises(TypeError, match=r"inputs\[1\]: expected the dtype"):
+        multiscale_roi_align([maps["a"], maps["b"].double()], rois, levels, 7, [1.0, 0.5])
+    with pytest.raises(ValueError, match=r"inputs\[1\]: expected N and C"):
+        multiscale_roi_align([maps["a"], maps["b"][:1]], rois, levels, 7, [1.0, 0.5])
