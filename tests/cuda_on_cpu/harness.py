@@ -25,7 +25,7 @@ ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "cuda_on_cpu"
 
 # Each executable is run_<name>.cpp and csrc/core/<name>/<name>_cuda.cu (self_test_cuda.cu is here).
-NAMES = ("self_test", "box_iou", "nms", "roi_pool", "match_anchors")
+NAMES = ("self_test", "box_iou", "nms", "roi_pool", "roi_align", "match_anchors")
 HARNESS = ("fiber.cpp", "scheduler.cpp", "memory.cpp", "device_sort.cpp", "runner.cpp")
 
 TYPES = {

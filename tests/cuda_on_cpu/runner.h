@@ -26,6 +26,10 @@ class Run {
   const Tensor& tensor(const char* name) const;
   int64_t dim(const char* name, int dimension) const { return tensor(name).shape[size_t(dimension)]; }
   fastrpn::DType dtype(const char* name) const;
+  template <typename T>
+  T element(const char* name, int64_t index) const {
+    return reinterpret_cast<const T*>(tensor(name).bytes.data())[index];
+  }
   double number(const char* name) const;  // a float64 scalar
   int64_t integer(const char* name) const { return static_cast<int64_t>(number(name)); }
 

@@ -6,18 +6,10 @@ import torch
 from fastrpn import ops  # noqa: F401  (registers torch.ops.fastrpn)
 
 from . import harness
+from .rois import random_rois, raw
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-
-
-def random_rois(count: int, batch: int, dtype: torch.dtype) -> torch.Tensor:
-    """RoIs of all sizes on maps of 16 x 20 cells at scale 1/4, some partly or wholly outside."""
-    generator = torch.Generator().manual_seed(count)
-    image = torch.randint(0, batch, (count, 1), generator=generator)
-    corners = torch.rand(count, 2, generator=generator) * torch.tensor([90.0, 70.0]) - 10
-    sides = torch.rand(count, 2, generator=generator) ** 2 * 80
-    return torch.cat([image, corners, corners + sides], dim=1).to(dtype)
 
 
 def random_features(shape, dtype, layout) -> torch.Tensor:
@@ -25,12 +17,6 @@ def random_features(shape, dtype, layout) -> torch.Tensor:
     # Few values: many ties, so that the first maximum matters.
     values = torch.randint(-9, 9, shape, generator=generator)
     return values.to(dtype).contiguous(memory_format=layout)
-
-
-def raw(tensor: torch.Tensor) -> torch.Tensor:
-    """The elements in memory order."""
-    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return (tensor.permute(0, 2, 3, 1) if last and not tensor.is_contiguous() else tensor).flatten()
 
 
 def run_both(features, rois, output_size=(3, 3), scale=0.25, seeds=2, misalign=0):

@@ -1,0 +1,161 @@
+"""roi_align's CUDA kernels against torchvision, forward and backward."""
+
+import pytest
+import torch
+import torchvision
+
+from . import harness
+from .rois import random_rois, raw
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def random_features(shape, dtype, layout) -> torch.Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return values.to(dtype).contiguous(memory_format=layout)
+
+
+def torchvision_roi_align(levels, rois, roi_levels, output_size, scales, sampling_ratio, aligned):
+    """torchvision's operator on each RoI's level, in float64."""
+    shape = (len(rois), levels[0].shape[1], *output_size)
+    output = torch.zeros(shape, dtype=torch.float64)
+    for level, (features, scale) in enumerate(zip(levels, scales, strict=True)):
+        chosen = torch.where(roi_levels == level)[0]
+        pooled = torchvision.ops.roi_align(
+            features, rois[chosen].double(), output_size, scale, sampling_ratio, aligned
+        )
+        output = output.index_put((chosen,), pooled)
+    return output
+
+
+def run_both(
+    levels,
+    rois,
+    roi_levels=None,
+    output_size=(3, 2),
+    scales=(0.25,),
+    sampling_ratio=2,
+    aligned=True,
+    seeds=2,
+    misalign=0,
+):
+    """Forward and backward; returns the harness's output in torchvision's layout."""
+    dtype, channels_last = levels[0].dtype, not levels[0].is_contiguous()
+    batch, channels = levels[0].shape[:2]
+    common = {
+        "rois": rois,
+        "heights": torch.tensor([x.shape[2] for x in levels]),
+        "widths": torch.tensor([x.shape[3] for x in levels]),
+        "scales": torch.tensor(scales, dtype=torch.float64),
+        "batch": batch,
+        "channels": channels,
+        "pooled_height": output_size[0],
+        "pooled_width": output_size[1],
+        "sampling_ratio": sampling_ratio,
+        "aligned": aligned,
+        "channels_last": channels_last,
+        "seeds": seeds,
+        "misalign": misalign,
+    }
+    if roi_levels is not None:
+        common["roi_levels"] = roi_levels.int()
+    else:
+        roi_levels = torch.zeros(len(rois))
+    wide = [x.double().requires_grad_() for x in levels]
+    expected = torchvision_roi_align(
+        wide, rois, roi_levels, output_size, scales, sampling_ratio, aligned
+    )
+    features = {f"features{i}": raw(x) for i, x in enumerate(levels)}
+    output = harness.run("roi_align", **features, **common)["output"]
+    # Coordinates of some tens of cells are rounded, too.
+    tolerance = {"rtol": 16 * torch.finfo(dtype).eps, "atol": 64 * torch.finfo(dtype).eps}
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    expected_output = raw(expected.detach().contiguous(memory_format=layout))
+    torch.testing.assert_close(output.double(), expected_output, **tolerance)
+
+    grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    grad = grad.contiguous(memory_format=layout)
+    gradients = torch.autograd.grad(expected, wide, grad.double())
+    outputs = harness.run("roi_align", grad_output=raw(grad), **common)
+    for i, gradient in enumerate(gradients):
+        gradient = raw(gradient.contiguous(memory_format=layout))
+        torch.testing.assert_close(outputs[f"grad_features{i}"].double(), gradient, **tolerance)
+    return output
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equals_torchvision(dtype, layout):
+    features = random_features((2, 16, 16, 20), dtype, layout)
+    # bfloat16 and float16 RoIs would be rounded; float32 RoIs go beside half features.
+    rois = random_rois(30, 2, torch.promote_types(dtype, torch.float32))
+    run_both([features], rois)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 3])
+def test_sampling_and_alignment(sampling_ratio, aligned):
+    features = random_features((2, 4, 16, 20), torch.float32, torch.channels_last)
+    rois = random_rois(30, 2, torch.float32)
+    run_both([features], rois, sampling_ratio=sampling_ratio, aligned=aligned)
+
+
+def test_levels_of_a_pyramid():
+    sizes = [(16, 20), (8, 10), (9, 3)]
+    levels = [random_features((2, 8, *s), torch.float32, torch.channels_last) for s in sizes]
+    rois = random_rois(30, 2, torch.float32)
+    roi_levels = torch.arange(30) % 3
+    run_both(levels, rois, roi_levels, scales=(0.25, 0.125, 0.0625))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_channels_that_fill_no_pack_or_block(layout):
+    features = random_features((1, 131, 9, 9), torch.float32, layout)
+    run_both([features], random_rois(5, 1, torch.float32), seeds=1)
+
+
+def test_memory_that_is_not_16_byte_aligned():
+    features = random_features((1, 8, 16, 20), torch.float32, torch.channels_last)
+    run_both([features], random_rois(6, 1, torch.float32), seeds=1, misalign=1)
+
+
+def test_huge_rois_read_each_cell_once():
+    features = random_features((1, 4, 16, 20), torch.float64, torch.channels_last)
+    rois = torch.tensor([[0, -900.0, -700, 1000, 800], [0, 3, 3, 70, 60]], dtype=torch.float64)
+    run_both([features], rois, sampling_ratio=0, seeds=1)
+
+
+def test_bad_rois_give_zeros_and_no_gradient():
+    inf, nan = float("inf"), float("nan")
+    features = random_features((1, 4, 16, 20), torch.float32, torch.channels_last)
+    rois = random_rois(6, 1, torch.float32)
+    rois[0, 1], rois[1, 3] = nan, inf
+    rois[2:5, 0] = torch.tensor([-1.0, 1.0, 1e20])
+    common = {
+        "heights": torch.tensor([16]),
+        "widths": torch.tensor([20]),
+        "scales": torch.tensor([0.25], dtype=torch.float64),
+        "batch": 1,
+        "channels": 4,
+        "pooled_height": 2,
+        "pooled_width": 2,
+        "sampling_ratio": 0,
+        "aligned": 1,
+        "channels_last": 1,
+    }
+    output = harness.run("roi_align", features0=raw(features), rois=rois, **common)["output"]
+    assert (output[: 5 * 16] == 0).all() and (output[5 * 16 :] != 0).any()
+    gradients = [
+        harness.run("roi_align", grad_output=grad.flatten(), rois=some, **common)
+        for grad, some in [(torch.ones(6, 16), rois), (torch.ones(1, 16), rois[5:])]
+    ]
+    assert torch.equal(gradients[0]["grad_features0"], gradients[1]["grad_features0"])
+    # A RoI whose samples would not fit an integer.
+    rois[5, 1:] = torch.tensor([-1e30, -1e30, 1e30, 1e30])
+    harness.run("roi_align", features0=raw(features), rois=rois, **common)
+
+
+def test_no_rois():
+    features = random_features((1, 4, 8, 8), torch.float32, torch.channels_last)
+    run_both([features], torch.zeros(0, 5), seeds=1)
