@@ -132,6 +132,7 @@ def receptive_field_of_model(model: FasterRCNN, name: str = "model") -> Receptiv
             config.anchor_ratios,
             model.backbone.strides,
             config.anchor_convention,
+            config.anchor_shapes,
         )
     fields = receptive_field(model.backbone, model.rpn.head.conv)
     return ReceptiveFieldReport(

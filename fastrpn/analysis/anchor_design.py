@@ -46,6 +46,12 @@ class AnchorDesign:
         return 0 if needed is None else max(0, len(self.default_shapes) - needed)
 
     @property
+    def model_options(self) -> dict[str, Any]:
+        """Makes a model use the designed anchors: ``faster_rcnn(name, C, **model_options)``."""
+        shapes = self.shapes.double().mul(10).round().div(10).tolist()
+        return {"anchor_shapes": tuple(tuple(tuple(s) for s in level) for level in shapes)}
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
         """A table of recalls; "best of default" chooses that many of the model's own anchors."""
         rows = []
@@ -100,7 +106,11 @@ def design_anchors(
     sizes = train.boxes[:, 2:] - train.boxes[:, :2]
 
     own = AnchorGenerator(
-        config.anchor_sizes, config.anchor_ratios, strides, config.anchor_convention
+        config.anchor_sizes,
+        config.anchor_ratios,
+        strides,
+        config.anchor_convention,
+        config.anchor_shapes,
     ).cells
     numbers = tuple(range(levels, max(largest, k) + 1, levels))
     shapes = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AnchorGenerator", "cell_anchors", "inside_image"]
+__all__ = ["AnchorGenerator", "cell_anchors", "inside_image", "shape_anchors"]
 
 
 class AnchorGenerator(nn.Module):
@@ -18,6 +18,8 @@ class AnchorGenerator(nn.Module):
         ratios: height / width of the anchors, shared by the levels.
         strides: for each level, the pixels between neighbouring positions.
         convention: where and how anchors are rounded, see :func:`cell_anchors`.
+        shapes: for each level, the anchors' (width, height) in pixels, instead of sizes and ratios;
+            such anchors are not rounded.
 
     Anchors are ordered by level, row, column, ratio, size, as in torchvision and py-faster-rcnn.
     """
@@ -28,18 +30,22 @@ class AnchorGenerator(nn.Module):
         ratios: Sequence[float],
         strides: Sequence[int],
         convention: str = "paper",
+        shapes: Sequence[Sequence[tuple[float, float]]] | None = None,
     ) -> None:
         super().__init__()
-        if len(sizes) != len(strides):
-            raise ValueError(f"sizes has {len(sizes)} levels but strides has {len(strides)}")
+        name, levels = ("sizes", sizes) if shapes is None else ("shapes", shapes)
+        if len(levels) != len(strides):
+            raise ValueError(f"{name} has {len(levels)} levels but strides has {len(strides)}")
+        if any(len(level) != len(levels[0]) for level in levels):
+            raise ValueError(f"every level needs the same number of {name}, got {levels}")
         self.strides = tuple(strides)
-        self.per_position = len(sizes[0]) * len(ratios)
-        if any(len(level) * len(ratios) != self.per_position for level in sizes):
-            raise ValueError(f"every level needs the same number of sizes, got {sizes}")
         cells = [
-            cell_anchors(s, ratios, stride, convention)
-            for s, stride in zip(sizes, strides, strict=True)
+            cell_anchors(level, ratios, stride, convention)
+            if shapes is None
+            else shape_anchors(level, stride, convention)
+            for level, stride in zip(levels, strides, strict=True)
         ]
+        self.per_position = len(cells[0])
         self.register_buffer("cells", torch.stack(cells), persistent=False)  # [L, n, 4]
         self._cache: dict[tuple, Tensor] = {}
 
@@ -100,6 +106,20 @@ def cell_anchors(
     if convention == "paper":
         return (corners + stride / 2).float()
     raise ValueError(f"unknown anchor convention {convention!r}")
+
+
+def shape_anchors(shapes: Sequence[tuple[float, float]], stride: int, convention: str) -> Tensor:
+    """Anchors of any (width, height) for row 0, column 0, centred as :func:`cell_anchors` does.
+
+    Returns:
+        float32 [len(shapes), 4]; nothing is rounded.
+    """
+    centre = {"paper": stride / 2, "torchvision": 0.0, "py-faster-rcnn": (stride - 1) / 2}
+    if convention not in centre:
+        raise ValueError(f"unknown anchor convention {convention!r}")
+    last = 1 if convention == "py-faster-rcnn" else 0  # its corners are pixels, both inside
+    half = (torch.tensor(shapes, dtype=torch.float64).view(-1, 2) - last) / 2
+    return (torch.cat([-half, half], dim=1) + centre[convention]).float()
 
 
 def _py_faster_rcnn_anchors(sizes: Sequence[float], ratios: Sequence[float], stride: int) -> Tensor:

@@ -34,6 +34,8 @@ class ModelConfig:
     anchor_sizes: tuple[tuple[float, ...], ...] = ((128.0, 256.0, 512.0),)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     anchor_convention: str = "paper"
+    # Anchors that are no sizes times ratios: (width, height) of each, again by level.
+    anchor_shapes: tuple[tuple[tuple[float, float], ...], ...] | None = None
 
     # Region proposal network.
     rpn_positive_iou: float = 0.7
@@ -79,6 +81,9 @@ class ModelConfig:
         for name in ("rpn_positive_fraction", "box_positive_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        for width, height in (shape for level in self.anchor_shapes or () for shape in level):
+            if not (width > 0 and height > 0):
+                raise ValueError(f"anchor_shapes must be positive, got {width} x {height}")
         if self.rpn_negative_iou > self.rpn_positive_iou:
             raise ValueError(
                 f"rpn_negative_iou {self.rpn_negative_iou} exceeds "

@@ -65,7 +65,11 @@ class RegionProposalNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.anchors = AnchorGenerator(
-            config.anchor_sizes, config.anchor_ratios, strides, config.anchor_convention
+            config.anchor_sizes,
+            config.anchor_ratios,
+            strides,
+            config.anchor_convention,
+            config.anchor_shapes,
         )
         self.head = RPNHead(in_channels, self.anchors.per_position)
 

@@ -160,6 +160,18 @@ def test_design_saves_anchors_on_upright_boxes():
         assert list(default) == sorted(default)
 
 
+def test_a_model_takes_the_designed_anchors():
+    design = design_anchors(_pedestrians(), 3, model="tiny", largest=3)
+    model = faster_rcnn("tiny", 2, **design.model_options)
+    assert model.rpn.head.cls_logits.out_channels == 3
+    cells = model.rpn.anchors.cells
+    torch.testing.assert_close(cells[..., 2:] - cells[..., :2], design.shapes, rtol=0, atol=0.05)
+    assert ((cells[..., :2] + cells[..., 2:]) / 2 == 4).all()  # the middle of an 8 x 8 cell
+    assert len(model.eval()([torch.rand(3, 96, 128)])) == 1
+    again = design_anchors(_pedestrians(), 3, model=model, largest=3)
+    torch.testing.assert_close(again.default_shapes, design.shapes[0], rtol=0, atol=0.05)
+
+
 class TwoLevels(nn.Module):
     strides = (8, 16)
     out_channels = 4

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastrpn.models import AnchorGenerator
+from fastrpn.models import AnchorGenerator, ModelConfig
 from fastrpn.models.anchors import cell_anchors, inside_image
 
 SIZES, RATIOS = (128.0, 256.0, 512.0), (0.5, 1.0, 2.0)
@@ -84,3 +84,27 @@ def test_errors_name_the_argument():
         AnchorGenerator([SIZES], RATIOS, [16], "caffe")
     with pytest.raises(ValueError, match="grid_sizes has 2 levels, the generator 1"):
         nine()([(1, 1), (2, 2)])
+
+
+@pytest.mark.parametrize(
+    ("convention", "first"),
+    [
+        ("paper", [3, -2, 13, 18]),
+        ("torchvision", [-5, -10, 5, 10]),
+        ("py-faster-rcnn", [3, -2, 12, 17]),  # both corners belong to the box
+    ],
+)
+def test_shapes_instead_of_sizes_and_ratios(convention, first):
+    generator = AnchorGenerator((), (), (16,), convention, shapes=[[(10, 20), (33, 7)]])
+    assert generator.per_position == 2
+    assert generator([(1, 2)])[0].tolist() == first
+    assert generator([(1, 2)])[2].tolist() == [
+        x + d for x, d in zip(first, (16, 0) * 2, strict=True)
+    ]
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match="same number of shapes"):
+        AnchorGenerator((), (), (8, 16), shapes=[[(10, 20)], []])
+    with pytest.raises(ValueError, match="anchor_shapes must be positive, got 10 x 0"):
+        ModelConfig(anchor_shapes=(((10, 0),),))
