@@ -9,6 +9,33 @@
 namespace fastrpn {
 namespace {
 
+using Launch = void (*)(const RoiAlignArgs&, const Tensor& on);
+using LaunchBackward = void (*)(const RoiAlignBackwardArgs&, const Tensor& on);
+
+void launch_cpu(const RoiAlignArgs& args, const Tensor&) {
+  FASTRPN_CPU(roi_align_cpu)(args, torch_parallel_for());
+}
+
+void launch_backward_cpu(const RoiAlignBackwardArgs& args, const Tensor&) {
+  FASTRPN_CPU(roi_align_backward_cpu)(args, torch_parallel_for());
+}
+
+#if defined(FASTRPN_WITH_CUDA)
+void launch_cuda(const RoiAlignArgs& args, const Tensor& on) {
+  const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
+  Tensor workspace = new_empty_tensor({int64_t(roi_align_workspace_bytes(args))}, ScalarType::Byte, on);
+  check_status(roi_align_cuda(args, workspace.mutable_data_ptr(), current_stream(on)), "roi_align");
+}
+
+void launch_backward_cuda(const RoiAlignBackwardArgs& args, const Tensor& on) {
+  const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
+  Tensor workspace =
+      new_empty_tensor({int64_t(roi_align_backward_workspace_bytes(args))}, ScalarType::Byte, on);
+  check_status(roi_align_backward_cuda(args, workspace.mutable_data_ptr(), current_stream(on)),
+               "roi_align_backward");
+}
+#endif
+
 // What forward and backward share: the RoIs and where they read. Keeps the tensors that `args` points into.
 struct Request {
   RoiAlignArgs args = {};
@@ -40,12 +67,10 @@ struct Request {
   }
 };
 
-// Forward, everything but the launch, which differs by device.
-template <typename Launch>
-Tensor roi_align(const std::vector<Tensor>& inputs, const Tensor& rois,
-                 const std::optional<Tensor>& roi_levels, const std::vector<double>& spatial_scales,
-                 int64_t pooled_height, int64_t pooled_width, int64_t sampling_ratio, bool aligned,
-                 const Launch& launch) {
+template <Launch launch>
+Tensor roi_align(std::vector<Tensor> inputs, Tensor rois, std::optional<Tensor> roi_levels,
+                 std::vector<double> spatial_scales, int64_t pooled_height, int64_t pooled_width,
+                 int64_t sampling_ratio, bool aligned) {
   STD_TORCH_CHECK(!inputs.empty() && inputs.size() == spatial_scales.size(),
                   "inputs and spatial_scales must have one element for each level");
   STD_TORCH_CHECK(pooled_height > 0 && pooled_width > 0, "output_size must be positive");
@@ -77,17 +102,15 @@ Tensor roi_align(const std::vector<Tensor>& inputs, const Tensor& rois,
   args.aligned = aligned;
   args.channels_last = channels_last;
   args.output = output.mutable_data_ptr();
-  launch(args);
+  launch(args, first);
   return output;
 }
 
-template <typename Launch>
-std::vector<Tensor> roi_align_backward(const Tensor& grad, const Tensor& rois,
-                                       const std::optional<Tensor>& roi_levels,
-                                       const std::vector<double>& spatial_scales, int64_t sampling_ratio,
-                                       bool aligned, int64_t batch, const std::vector<int64_t>& heights,
-                                       const std::vector<int64_t>& widths, bool channels_last,
-                                       const Launch& launch) {
+template <LaunchBackward launch>
+std::vector<Tensor> roi_align_backward(Tensor grad, Tensor rois, std::optional<Tensor> roi_levels,
+                                       std::vector<double> spatial_scales, int64_t sampling_ratio,
+                                       bool aligned, int64_t batch, std::vector<int64_t> heights,
+                                       std::vector<int64_t> widths, bool channels_last) {
   STD_TORCH_CHECK(grad.dim() == 4 && grad.size(0) == rois.size(0),
                   "grad must have shape [K, C, pooled_height, pooled_width]");
   STD_TORCH_CHECK(heights.size() == spatial_scales.size() && widths.size() == spatial_scales.size(),
@@ -115,32 +138,21 @@ std::vector<Tensor> roi_align_backward(const Tensor& grad, const Tensor& rois,
   args.forward.sampling_ratio = sampling_ratio;
   args.forward.aligned = aligned;
   args.forward.channels_last = channels_last;
-  launch(args);
+  launch(args, grad);
   return results;
-}
-
-Tensor roi_align_on_cpu(std::vector<Tensor> inputs, Tensor rois, std::optional<Tensor> roi_levels,
-                        std::vector<double> spatial_scales, int64_t pooled_height, int64_t pooled_width,
-                        int64_t sampling_ratio, bool aligned) {
-  return roi_align(inputs, rois, roi_levels, spatial_scales, pooled_height, pooled_width, sampling_ratio,
-                   aligned,
-                   [](const RoiAlignArgs& args) { FASTRPN_CPU(roi_align_cpu)(args, torch_parallel_for()); });
-}
-
-std::vector<Tensor> roi_align_backward_on_cpu(Tensor grad, Tensor rois, std::optional<Tensor> roi_levels,
-                                              std::vector<double> spatial_scales, int64_t sampling_ratio,
-                                              bool aligned, int64_t batch, std::vector<int64_t> heights,
-                                              std::vector<int64_t> widths, bool channels_last) {
-  return roi_align_backward(grad, rois, roi_levels, spatial_scales, sampling_ratio, aligned, batch, heights,
-                            widths, channels_last, [](const RoiAlignBackwardArgs& args) {
-                              FASTRPN_CPU(roi_align_backward_cpu)(args, torch_parallel_for());
-                            });
 }
 
 }  // namespace
 }  // namespace fastrpn
 
 STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) {
-  m.impl("roi_align", TORCH_BOX(&fastrpn::roi_align_on_cpu));
-  m.impl("roi_align_backward", TORCH_BOX(&fastrpn::roi_align_backward_on_cpu));
+  m.impl("roi_align", TORCH_BOX(&fastrpn::roi_align<fastrpn::launch_cpu>));
+  m.impl("roi_align_backward", TORCH_BOX(&fastrpn::roi_align_backward<fastrpn::launch_backward_cpu>));
 }
+
+#if defined(FASTRPN_WITH_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(fastrpn, CUDA, m) {
+  m.impl("roi_align", TORCH_BOX(&fastrpn::roi_align<fastrpn::launch_cuda>));
+  m.impl("roi_align_backward", TORCH_BOX(&fastrpn::roi_align_backward<fastrpn::launch_backward_cuda>));
+}
+#endif

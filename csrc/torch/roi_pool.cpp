@@ -9,38 +9,78 @@
 namespace fastrpn {
 namespace {
 
-// Forward, everything but the launch, which differs by device.
-template <typename Launch>
-std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, double spatial_scale,
-                                    int64_t pooled_height, int64_t pooled_width, bool with_argmax,
-                                    const Launch& launch) {
+using Launch = void (*)(const RoiPoolArgs&, const Tensor& on);
+using LaunchBackward = void (*)(const RoiPoolBackwardArgs&, const Tensor& on);
+
+void launch_cpu(const RoiPoolArgs& args, const Tensor&) {
+  FASTRPN_CPU(roi_pool_cpu)(args, torch_parallel_for());
+}
+
+void launch_backward_cpu(const RoiPoolBackwardArgs& args, const Tensor&) {
+  FASTRPN_CPU(roi_pool_backward_cpu)(args, torch_parallel_for());
+}
+
+#if defined(FASTRPN_WITH_CUDA)
+void launch_cuda(const RoiPoolArgs& args, const Tensor& on) {
+  const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
+  Tensor workspace = new_empty_tensor({int64_t(roi_pool_workspace_bytes(args))}, ScalarType::Byte, on);
+  check_status(roi_pool_cuda(args, workspace.mutable_data_ptr(), current_stream(on)), "roi_pool");
+}
+
+void launch_backward_cuda(const RoiPoolBackwardArgs& args, const Tensor& on) {
+  const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
+  Tensor workspace =
+      new_empty_tensor({int64_t(roi_pool_backward_workspace_bytes(args))}, ScalarType::Byte, on);
+  check_status(roi_pool_backward_cuda(args, workspace.mutable_data_ptr(), current_stream(on)),
+               "roi_pool_backward");
+}
+#endif
+
+// `argmax` is allocated and filled if it is not null.
+Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
+               int64_t pooled_width, Tensor* argmax, Launch launch) {
   STD_TORCH_CHECK(input.dim() == 4, "input must have shape [N, C, H, W]");
   check_rois(rois, input, "input");
   STD_TORCH_CHECK(pooled_height > 0 && pooled_width > 0, "output_size must be positive");
   const int64_t batch = input.size(0), channels = input.size(1), height = input.size(2),
                 width = input.size(3);
   check_map(height, width);
-  STD_TORCH_CHECK(!with_argmax || height * width <= std::numeric_limits<int32_t>::max(),
+  STD_TORCH_CHECK(argmax == nullptr || height * width <= std::numeric_limits<int32_t>::max(),
                   "input must have fewer than 2^31 cells where a gradient is needed");
   const bool channels_last = is_channels_last(input);
-  Tensor output = new_empty_tensor({rois.size(0), channels, pooled_height, pooled_width}, input.scalar_type(),
-                                   input, channels_last);
-  Tensor argmax = with_argmax ? new_empty_tensor({rois.size(0), channels, pooled_height, pooled_width},
-                                                 ScalarType::Int, input, channels_last)
-                              : output;
-  if (output.numel() == 0) return {output, argmax};
+  const auto empty = [&](ScalarType dtype) {
+    return new_empty_tensor({rois.size(0), channels, pooled_height, pooled_width}, dtype, input,
+                            channels_last);
+  };
+  Tensor output = empty(input.scalar_type());
+  if (argmax != nullptr) *argmax = empty(ScalarType::Int);
+  if (output.numel() == 0) return output;
   const Tensor features = as_contiguous(input, channels_last), boxes = as_contiguous(rois);
   launch({dtype_of(features, "input"), dtype_of(boxes, "rois"), features.const_data_ptr(),
           boxes.const_data_ptr(), batch, channels, height, width, boxes.size(0), pooled_height, pooled_width,
           spatial_scale, channels_last, output.mutable_data_ptr(),
-          with_argmax ? static_cast<int32_t*>(argmax.mutable_data_ptr()) : nullptr});
+          argmax == nullptr ? nullptr : static_cast<int32_t*>(argmax->mutable_data_ptr())},
+         input);
+  return output;
+}
+
+template <Launch launch>
+Tensor roi_pool(Tensor input, Tensor rois, double spatial_scale, int64_t pooled_height,
+                int64_t pooled_width) {
+  return forward(input, rois, spatial_scale, pooled_height, pooled_width, nullptr, launch);
+}
+
+template <Launch launch>
+std::tuple<Tensor, Tensor> roi_pool_argmax(Tensor input, Tensor rois, double spatial_scale,
+                                           int64_t pooled_height, int64_t pooled_width) {
+  Tensor argmax;
+  Tensor output = forward(input, rois, spatial_scale, pooled_height, pooled_width, &argmax, launch);
   return {output, argmax};
 }
 
-template <typename Launch>
-Tensor roi_pool_backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, double spatial_scale,
-                         int64_t batch, int64_t channels, int64_t height, int64_t width,
-                         const Launch& launch) {
+template <LaunchBackward launch>
+Tensor roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, double spatial_scale, int64_t batch,
+                         int64_t channels, int64_t height, int64_t width) {
   check_rois(rois, grad, "grad");
   check_same_device(argmax, "argmax", grad, "grad");
   STD_TORCH_CHECK(argmax.scalar_type() == ScalarType::Int, "argmax must be int32");
@@ -55,38 +95,27 @@ Tensor roi_pool_backward(const Tensor& grad, const Tensor& rois, const Tensor& a
   if (result.numel() == 0) return result;
   const Tensor gradient = as_contiguous(grad, channels_last), winners = as_contiguous(argmax, channels_last),
                boxes = as_contiguous(rois);
-  launch({dtype_of(gradient, "grad"), dtype_of(boxes, "rois"), gradient.const_data_ptr(),
-          boxes.const_data_ptr(), static_cast<const int32_t*>(winners.const_data_ptr()), batch, channels,
-          height, width, boxes.size(0), grad.size(2), grad.size(3), spatial_scale, channels_last,
-          result.mutable_data_ptr()});
+  launch(
+      {dtype_of(gradient, "grad"), dtype_of(boxes, "rois"), gradient.const_data_ptr(), boxes.const_data_ptr(),
+       static_cast<const int32_t*>(winners.const_data_ptr()), batch, channels, height, width, boxes.size(0),
+       grad.size(2), grad.size(3), spatial_scale, channels_last, result.mutable_data_ptr()},
+      grad);
   return result;
-}
-
-void launch_on_cpu(const RoiPoolArgs& args) { FASTRPN_CPU(roi_pool_cpu)(args, torch_parallel_for()); }
-
-Tensor roi_pool_on_cpu(Tensor input, Tensor rois, double spatial_scale, int64_t pooled_height,
-                       int64_t pooled_width) {
-  return std::get<0>(roi_pool(input, rois, spatial_scale, pooled_height, pooled_width, false, launch_on_cpu));
-}
-
-std::tuple<Tensor, Tensor> roi_pool_argmax_on_cpu(Tensor input, Tensor rois, double spatial_scale,
-                                                  int64_t pooled_height, int64_t pooled_width) {
-  return roi_pool(input, rois, spatial_scale, pooled_height, pooled_width, true, launch_on_cpu);
-}
-
-Tensor roi_pool_backward_on_cpu(Tensor grad, Tensor rois, Tensor argmax, double spatial_scale, int64_t batch,
-                                int64_t channels, int64_t height, int64_t width) {
-  return roi_pool_backward(grad, rois, argmax, spatial_scale, batch, channels, height, width,
-                           [](const RoiPoolBackwardArgs& args) {
-                             FASTRPN_CPU(roi_pool_backward_cpu)(args, torch_parallel_for());
-                           });
 }
 
 }  // namespace
 }  // namespace fastrpn
 
 STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) {
-  m.impl("roi_pool", TORCH_BOX(&fastrpn::roi_pool_on_cpu));
-  m.impl("roi_pool_argmax", TORCH_BOX(&fastrpn::roi_pool_argmax_on_cpu));
-  m.impl("roi_pool_backward", TORCH_BOX(&fastrpn::roi_pool_backward_on_cpu));
+  m.impl("roi_pool", TORCH_BOX(&fastrpn::roi_pool<fastrpn::launch_cpu>));
+  m.impl("roi_pool_argmax", TORCH_BOX(&fastrpn::roi_pool_argmax<fastrpn::launch_cpu>));
+  m.impl("roi_pool_backward", TORCH_BOX(&fastrpn::roi_pool_backward<fastrpn::launch_backward_cpu>));
 }
+
+#if defined(FASTRPN_WITH_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(fastrpn, CUDA, m) {
+  m.impl("roi_pool", TORCH_BOX(&fastrpn::roi_pool<fastrpn::launch_cuda>));
+  m.impl("roi_pool_argmax", TORCH_BOX(&fastrpn::roi_pool_argmax<fastrpn::launch_cuda>));
+  m.impl("roi_pool_backward", TORCH_BOX(&fastrpn::roi_pool_backward<fastrpn::launch_backward_cuda>));
+}
+#endif
