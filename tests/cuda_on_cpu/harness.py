@@ -25,7 +25,17 @@ ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "cuda_on_cpu"
 
 # Each executable is run_<name>.cpp and csrc/core/<name>/<name>_cuda.cu (self_test_cuda.cu is here).
-NAMES = ("self_test", "box_iou", "nms", "roi_pool", "roi_align", "match_anchors")
+NAMES = (
+    "self_test",
+    "box_iou",
+    "nms",
+    "soft_nms",
+    "match_anchors",
+    "generate_proposals",
+    "roi_pool",
+    "roi_align",
+)
+ALSO = {"generate_proposals": ["nms_cuda.o"]}  # kernels that call others
 HARNESS = ("fiber.cpp", "scheduler.cpp", "memory.cpp", "device_sort.cpp", "runner.cpp")
 
 TYPES = {
@@ -122,7 +132,8 @@ def kernel_source(name: str) -> Path:
 
 
 def objects_of(name: str) -> list[str]:
-    return [*(f"{file}.o" for file in HARNESS), f"run_{name}.o", f"{name}_cuda.o"]
+    harness = [f"{file}.o" for file in HARNESS]
+    return [*harness, *ALSO.get(name, []), f"run_{name}.o", f"{name}_cuda.o"]
 
 
 def build_mutant(op: str, old: str, new: str, name: str) -> Path:

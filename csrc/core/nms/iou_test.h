@@ -12,12 +12,17 @@
 
 namespace fastrpn {
 
+// The largest T that is <= threshold: numbers of type T exceed both or neither.
+template <typename T>
+T round_threshold_down(double threshold) {
+  const T rounded = T(threshold);
+  return double(rounded) > threshold ? std::nextafter(rounded, T(-INFINITY)) : rounded;
+}
+
 template <typename T>
 class IouTest {
  public:
-  explicit IouTest(double threshold) : threshold_(T(threshold)) {
-    if (double(threshold_) > threshold) threshold_ = std::nextafter(threshold_, T(-INFINITY));
-  }
+  explicit IouTest(double threshold) : threshold_(round_threshold_down<T>(threshold)) {}
 
   FASTRPN_HD_MEMBER bool operator()(const Box<T>& a, T a_area, const Box<T>& b, T b_area) const {
     const T inter = box_intersection(a, b);

@@ -81,7 +81,8 @@ Workspace<C> lay_out(const NmsArgs& args, WorkspaceCursor& cursor) {
   w.rows = cursor.take<uint32_t>(total);
   w.sorted_rows = cursor.take<uint32_t>(total);
   w.boxes = cursor.take<Candidate<C>>(total);
-  if (args.groups != nullptr) w.groups = cursor.take<int64_t>(total);
+  w.groups = cursor.take<int64_t>(total);  // room for them in any case: the size depends on no pointer
+  if (args.groups == nullptr) w.groups = nullptr;
   w.removed = cursor.take<uint32_t>(args.batch * removed_words(args.n));
   w.valid = cursor.take<int64_t>(args.batch);
   w.masks = cursor.take<uint64_t>(args.batch * chunk * (chunk / kTile));

@@ -1,0 +1,132 @@
+"""Registers, shared memory and spills of every CUDA kernel: `python -m benchmarks.kernel_resources`.
+
+Compiles each kernel source for each architecture (no GPU needed) and writes what `ptxas -v` says to
+benchmarks/results/kernel_resources.md. Fails if a kernel spills registers and is not in KNOWN_SPILLS.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ARCHS = ["75", "80", "86", "90", "100", "120"]
+OUTPUT = ROOT / "benchmarks" / "results" / "kernel_resources.md"
+
+# Kernel name -> why its spills do no harm.
+KNOWN_SPILLS = {
+    "roi_align: taps_kernel<double>": "8 bytes around the call that divides doubles",
+}
+
+
+@dataclass
+class Resources:
+    """What one kernel needs on one architecture."""
+
+    registers: int = 0
+    shared_bytes: int = 0
+    spill_bytes: int = 0
+
+
+def compile_source(nvcc: str, source: Path, arch: str) -> str:
+    """What ptxas prints for one source and architecture."""
+    command = [nvcc, "-std=c++17", f"-arch=sm_{arch}", "--fmad=false", f"-I{ROOT / 'csrc'}"]
+    command += ["-Xptxas", "-v", "-cubin", "-o", "/dev/null", str(source)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise SystemExit(f"{source.name} does not compile for sm_{arch}:\n{result.stderr}")
+    return result.stderr
+
+
+def parse(text: str, op: str) -> dict[str, Resources]:
+    """{kernel: resources} from the output of `ptxas -v`."""
+    kernels: dict[str, Resources] = {}
+    current = Resources()
+    for line in text.splitlines():
+        if match := re.search(r"Compiling entry function '(\w+)'", line):
+            current = kernels[f"{op}: {readable(match[1])}"] = Resources()
+        elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            current.spill_bytes = max(int(match[1]), int(match[2]))
+        elif match := re.search(r"Used (\d+) registers", line):
+            current.registers = int(match[1])
+            shared = re.search(r"(\d+) bytes smem", line)
+            current.shared_bytes = int(shared[1]) if shared else 0
+    return kernels
+
+
+def readable(mangled: str) -> str:
+    """`forward_kernel<half_t, 8, true>` from a mangled name, without namespaces and parameters."""
+    name = subprocess.run(["c++filt", mangled], capture_output=True, text=True).stdout.strip()
+    name = re.sub(r"\(anonymous namespace\)::|_GLOBAL__N__\w+::|fastrpn::|^void ", "", name)
+    depth, end = 0, len(name)
+    for i, character in enumerate(name):
+        depth += (character == "<") - (character == ">")
+        if character == "(" and depth == 0:
+            end = i
+            break
+    return re.sub(r"\(\w+\)", "", name[:end])
+
+
+def table_of(kernels: dict[str, dict[str, Resources]], archs: list[str]) -> list[str]:
+    """Markdown: registers for each architecture, then the greatest shared memory and spills."""
+    columns = ["kernel", *(f"sm_{arch}" for arch in archs), "shared bytes", "spilled bytes"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for name in sorted(kernels):
+        found = kernels[name]
+        registers = [str(found[arch].registers) for arch in archs]
+        shared = max(r.shared_bytes for r in found.values())
+        spills = max(r.spill_bytes for r in found.values())
+        lines.append("| " + " | ".join([f"`{name}`", *registers, str(shared), str(spills)]) + " |")
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--archs", default=",".join(ARCHS), help="e.g. 80,90")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    options = parser.parse_args()
+    archs = options.archs.split(",")
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if nvcc is None:
+        print("no nvcc here")
+        return 1
+
+    kernels: dict[str, dict[str, Resources]] = defaultdict(dict)
+    for arch in archs:
+        for source in sorted((ROOT / "csrc" / "core").glob("*/*_cuda.cu")):
+            op = source.name.removesuffix("_cuda.cu")
+            for name, resources in parse(compile_source(nvcc, source, arch), op).items():
+                kernels[name][arch] = resources
+        print(f"sm_{arch}: {len(kernels)} kernels", flush=True)
+
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release ([\d.]+)", version)[1]
+    lines = [
+        "# Resources of the CUDA kernels",
+        "",
+        f"Registers of a thread, from `ptxas -v` of CUDA {release}; shared memory and spills are the",
+        "greatest of all architectures. Written by `python -m benchmarks.kernel_resources`. CUB's sort",
+        "kernels are not listed.",
+        "",
+        *table_of(kernels, archs),
+        "",
+    ]
+    spilling = {
+        name for name, found in kernels.items() if any(r.spill_bytes for r in found.values())
+    }
+    for name in sorted(spilling):
+        lines.append(f"- `{name}` spills: {KNOWN_SPILLS.get(name, 'UNEXPECTED')}")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text("\n".join(lines) + "\n")
+    unexpected = sorted(spilling - KNOWN_SPILLS.keys())
+    if unexpected:
+        print("spills:", *unexpected, sep="\n  ")
+    return 1 if unexpected else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
