@@ -3,6 +3,7 @@
 
 STABLE_TORCH_LIBRARY(fastrpn, m) {
   m.def("set_simd_level(str level) -> bool");
+  m.def("accelerate_torchvision(bool on) -> ()");
   m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   m.def("batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor");

@@ -1,0 +1,171 @@
+"""accelerate_torchvision: torchvision's models, unchanged, give the same with our kernels."""
+
+import pytest
+import torch
+import torchvision
+from torchvision.models import detection
+
+import fastrpn
+
+OPERATORS = ["nms", "roi_pool", "_roi_pool_backward"]
+
+
+def images() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(3, *size, generator=generator) for size in ((96, 128), (96, 80))]
+
+
+def build(name: str) -> torch.nn.Module:
+    """A detector with random weights that finds much, for a small image."""
+    torch.manual_seed(0)
+    model = getattr(detection, name)(
+        weights=None,
+        weights_backbone=None,
+        num_classes=5,
+        min_size=96,
+        max_size=128,
+        **({"box_score_thresh": 0.0} if "faster" in name else {"score_thresh": 0.0}),
+    )
+    return model.eval()
+
+
+def assert_same(ours, wanted) -> None:
+    assert len(ours) == len(wanted)
+    for mine, theirs in zip(ours, wanted, strict=True):
+        assert len(theirs["boxes"]) > 10
+        for key in theirs:
+            torch.testing.assert_close(mine[key], theirs[key], rtol=1e-5, atol=1e-4)
+
+
+def implementations() -> str:
+    return "".join(torch._C._dispatch_dump(f"torchvision::{name}") for name in OPERATORS)
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    yield
+    fastrpn.restore_torchvision()
+
+
+@pytest.mark.parametrize(
+    "name", ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "fcos_resnet50_fpn"]
+)
+def test_detections_are_torchvisions(name):
+    model = build(name)
+    with torch.inference_mode():
+        wanted = model(images())
+        with fastrpn.accelerate_torchvision():
+            assert_same(model(images()), wanted)
+
+
+def test_a_scripted_model_gives_the_same_before_and_after():
+    model = build("fasterrcnn_resnet50_fpn")
+    scripted = torch.jit.script(model)
+    with torch.inference_mode():
+        _, wanted = scripted(images())
+        with fastrpn.accelerate_torchvision():
+            assert_same(scripted(images())[1], wanted)
+            assert_same(torch.jit.script(model)(images())[1], wanted)
+
+
+def test_training_gives_the_same_losses_and_gradients():
+    def losses_and_gradients():
+        model = build("fasterrcnn_resnet50_fpn").train()
+        targets = [
+            {"boxes": torch.tensor([[10.0, 10, 60, 70]]), "labels": torch.tensor([1])},
+            {"boxes": torch.tensor([[20.0, 30, 50, 80]]), "labels": torch.tensor([2])},
+        ]
+        torch.manual_seed(1)
+        losses = model(images(), targets)
+        sum(losses.values()).backward()
+        weight = model.backbone.fpn.inner_blocks[0][0].weight
+        return {**losses, "gradient": weight.grad}
+
+    wanted = losses_and_gradients()
+    with fastrpn.accelerate_torchvision():
+        torch.testing.assert_close(losses_and_gradients(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_operators_are_torchvisions_and_differentiate():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 5, 20, 24, generator=generator).requires_grad_()
+    corners = 100 * torch.rand(30, 4, generator=generator)
+    rois = torch.cat(
+        [torch.arange(30)[:, None] % 2, corners[:, :2], corners[:, :2] + corners[:, 2:]], dim=1
+    )
+
+    def results(features):
+        out = torchvision.ops.roi_pool(features, rois, (7, 7), 0.2)
+        (grad,) = torch.autograd.grad((out * out).sum(), features)
+        return out, grad, torchvision.ops.nms(rois[:, 1:], rois[:, 1], 0.3)
+
+    channels_last = features.detach().contiguous(memory_format=torch.channels_last)
+    for inputs in (features, channels_last.requires_grad_()):
+        wanted = results(inputs)
+        with fastrpn.accelerate_torchvision():
+            ours = results(inputs)
+        assert torch.equal(ours[0], wanted[0]) and torch.equal(ours[2], wanted[2])
+        assert ours[0].stride() == wanted[0].stride()
+        torch.testing.assert_close(ours[1], wanted[1])
+
+
+def test_the_functions_give_torchvisions_results_and_fall_back():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30]])
+    scores, idxs = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 1, 2])
+    corners = 100 * torch.rand(3000, 2, generator=torch.Generator().manual_seed(0))
+    many = torch.cat([corners, corners + 20], dim=1)
+    calls = [
+        lambda: torchvision.ops.box_iou(boxes, boxes),
+        lambda: torchvision.ops.box_iou(boxes, boxes, fmt="cxcywh"),
+        lambda: torchvision.ops.box_iou(boxes.long(), boxes.long()),
+        lambda: torchvision.ops.box_iou(boxes.half(), boxes.half()),
+        lambda: torchvision.ops.box_iou(boxes[None], boxes[None]),
+        lambda: torchvision.ops.batched_nms(boxes, scores, idxs, 0.5),
+        lambda: torchvision.ops.batched_nms(boxes[:0], scores[:0], idxs[:0], 0.5),
+        lambda: torchvision.ops.batched_nms(many, many[:, 0], many[:, 1].long() % 7, 0.5),
+        lambda: torchvision.ops.nms(boxes, scores, 0.5),
+    ]
+    wanted = [call() for call in calls]
+    with fastrpn.accelerate_torchvision():
+        for call, result in zip(calls, wanted, strict=True):
+            torch.testing.assert_close(call(), result, rtol=0, atol=0)
+        leaf = boxes.clone().requires_grad_()
+        torchvision.ops.box_iou(leaf, boxes).sum().backward()
+        assert leaf.grad is not None
+
+
+def test_compiled_code_runs_our_kernels():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30]])
+    compiled = torch.compile(
+        lambda b: torchvision.ops.nms(b, b[:, 0], 0.5), fullgraph=True, backend="aot_eager"
+    )
+    with fastrpn.accelerate_torchvision():
+        assert torch.equal(compiled(boxes), torchvision.ops.nms(boxes, boxes[:, 0], 0.5))
+
+
+def test_restoring_is_exact():
+    before = implementations()
+    functions = [torchvision.ops.boxes.box_iou, torchvision.ops.batched_nms]
+    fastrpn.accelerate_torchvision()
+    assert implementations() != before
+    assert [torchvision.ops.boxes.box_iou, torchvision.ops.batched_nms] != functions
+    fastrpn.accelerate_torchvision()  # twice is once
+    fastrpn.restore_torchvision()
+    assert implementations() == before
+    assert [torchvision.ops.boxes.box_iou, torchvision.ops.batched_nms] == functions
+    assert torchvision.ops.box_iou is functions[0]
+    fastrpn.restore_torchvision()
+
+
+def test_an_inner_block_leaves_the_outer_acceleration_on():
+    with fastrpn.accelerate_torchvision():
+        accelerated = implementations()
+        with fastrpn.accelerate_torchvision():
+            pass
+        assert implementations() == accelerated
+
+
+def test_no_warning_is_shown(recwarn):
+    with fastrpn.accelerate_torchvision():
+        pass
+    assert not recwarn.list
