@@ -1,8 +1,9 @@
 """Makes torchvision's own operators run our kernels, for every caller, and undoes it.
 
-While torchvision is accelerated, `torchvision::nms`, `roi_pool`, `roi_align` and the backwards of the
-latter two are computed by our CPU and CUDA kernels, whoever calls them: eager, scripted or compiled
-code, or a model from another library. Autograd formulas and shape functions stay torchvision's.
+While torchvision is accelerated, `torchvision::nms`, `roi_pool`, `roi_align` and the backwards of
+the latter two are computed by our CPU and CUDA kernels, whoever calls them: eager, scripted or
+compiled code, or a model from another library. Autograd formulas and shape functions stay
+torchvision's.
 
 `torchvision.ops.box_iou` and `batched_nms` are composed of torch operations, so for those two the
 Python attributes are replaced. That serves eager code that looks them up when it calls; a name that
@@ -138,7 +139,9 @@ def _fast_batched_nms(original: Callable) -> Callable:
             and idxs.device == boxes.device
             and scores.shape == idxs.shape == boxes.shape[:1]
         ):
-            return ops.batched_nms(boxes, scores, idxs, iou_threshold)
+            kept = ops.batched_nms(boxes, scores, idxs, iou_threshold).sort().values
+            # torchvision's own last line: its sort is not stable, and decides the order of ties.
+            return kept[scores[kept].sort(descending=True)[1]]
         return original(boxes, scores, idxs, iou_threshold)
 
     return _scripted_as(original, batched_nms)

@@ -7,7 +7,7 @@ from torchvision.models import detection
 
 import fastrpn
 
-OPERATORS = ["nms", "roi_pool", "_roi_pool_backward"]
+OPERATORS = ["nms", "roi_pool", "_roi_pool_backward", "roi_align", "_roi_align_backward"]
 
 
 def images() -> list[torch.Tensor]:
@@ -95,18 +95,20 @@ def test_operators_are_torchvisions_and_differentiate():
     )
 
     def results(features):
-        out = torchvision.ops.roi_pool(features, rois, (7, 7), 0.2)
-        (grad,) = torch.autograd.grad((out * out).sum(), features)
-        return out, grad, torchvision.ops.nms(rois[:, 1:], rois[:, 1], 0.3)
+        pooled = torchvision.ops.roi_pool(features, rois, (7, 7), 0.2)
+        aligned = torchvision.ops.roi_align(features, rois, (7, 5), 0.2, 2, True)
+        outputs = [pooled, aligned, torchvision.ops.nms(rois[:, 1:], rois[:, 1], 0.3)]
+        gradients = [torch.autograd.grad((out * out).sum(), features)[0] for out in outputs[:2]]
+        return outputs, gradients
 
     channels_last = features.detach().contiguous(memory_format=torch.channels_last)
     for inputs in (features, channels_last.requires_grad_()):
         wanted = results(inputs)
         with fastrpn.accelerate_torchvision():
             ours = results(inputs)
-        assert torch.equal(ours[0], wanted[0]) and torch.equal(ours[2], wanted[2])
-        assert ours[0].stride() == wanted[0].stride()
-        torch.testing.assert_close(ours[1], wanted[1])
+        torch.testing.assert_close(ours, wanted)
+        for mine, theirs in zip(ours[0], wanted[0], strict=True):
+            assert mine.stride() == theirs.stride()
 
 
 def test_the_functions_give_torchvisions_results_and_fall_back():

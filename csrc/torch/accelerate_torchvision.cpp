@@ -7,8 +7,9 @@
 #include <array>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <tuple>
-#include <utility>
+#include <vector>
 
 #include "torch/tensor.h"
 
@@ -45,6 +46,23 @@ Tensor roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, double spatial
                            batch, channels, height, width)[0]);
 }
 
+Tensor roi_align(Tensor input, Tensor rois, double spatial_scale, int64_t pooled_height, int64_t pooled_width,
+                 int64_t sampling_ratio, bool aligned) {
+  const std::vector<Tensor> inputs{as_contiguous(input)};
+  return to_tensor(call<1>("fastrpn::roi_align", inputs, rois, std::optional<Tensor>(),
+                           std::vector<double>{spatial_scale}, pooled_height, pooled_width, sampling_ratio,
+                           aligned)[0]);
+}
+
+Tensor roi_align_backward(Tensor grad, Tensor rois, double spatial_scale, int64_t, int64_t, int64_t batch,
+                          int64_t, int64_t height, int64_t width, int64_t sampling_ratio, bool aligned) {
+  const auto results =
+      call<1>("fastrpn::roi_align_backward", as_contiguous(grad), rois, std::optional<Tensor>(),
+              std::vector<double>{spatial_scale}, sampling_ratio, aligned, batch,
+              std::vector<int64_t>{height}, std::vector<int64_t>{width}, false);
+  return torch::stable::detail::to<std::vector<Tensor>>(results[0])[0];
+}
+
 using torch::stable::detail::StableLibrary;
 
 std::unique_ptr<StableLibrary> registered_for(const char* device) {
@@ -53,6 +71,8 @@ std::unique_ptr<StableLibrary> registered_for(const char* device) {
   library->impl("nms", TORCH_BOX(&nms));
   library->impl("roi_pool", TORCH_BOX(&roi_pool));
   library->impl("_roi_pool_backward", TORCH_BOX(&roi_pool_backward));
+  library->impl("roi_align", TORCH_BOX(&roi_align));
+  library->impl("_roi_align_backward", TORCH_BOX(&roi_align_backward));
   return library;
 }
 

@@ -15,6 +15,16 @@ void launch_cpu(const GenerateProposalsArgs& args, const Tensor&) {
   FASTRPN_CPU(generate_proposals_cpu)(args, torch_parallel_for());
 }
 
+#if defined(FASTRPN_WITH_CUDA)
+void launch_cuda(const GenerateProposalsArgs& args, const Tensor& objectness) {
+  const torch::stable::accelerator::DeviceGuard guard(objectness.get_device_index());
+  Tensor workspace =
+      new_empty_tensor({int64_t(generate_proposals_workspace_bytes(args))}, ScalarType::Byte, objectness);
+  check_status(generate_proposals_cuda(args, workspace.mutable_data_ptr(), current_stream(objectness)),
+               "generate_proposals");
+}
+#endif
+
 void check_inputs(const Tensor& objectness, const Tensor& deltas, const Tensor& anchors,
                   const Tensor& image_sizes, const std::vector<int64_t>& anchors_per_level) {
   STD_TORCH_CHECK(objectness.dim() == 2, "objectness must have shape [B, A]");
@@ -92,3 +102,9 @@ std::tuple<Tensor, Tensor, Tensor> generate_proposals(Tensor objectness, Tensor 
 STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) {
   m.impl("generate_proposals", TORCH_BOX(&fastrpn::generate_proposals<fastrpn::launch_cpu>));
 }
+
+#if defined(FASTRPN_WITH_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(fastrpn, CUDA, m) {
+  m.impl("generate_proposals", TORCH_BOX(&fastrpn::generate_proposals<fastrpn::launch_cuda>));
+}
+#endif
