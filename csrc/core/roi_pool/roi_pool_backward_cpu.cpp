@@ -11,23 +11,33 @@
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
-constexpr int64_t kOwned = 16;  // channels a thread sums at once
+// Channels a thread sums at once. NCHW: so few that their planes stay in the cache. Channels last: as many
+// as there are for each thread, because then gradients are read in one stream.
+int64_t owned_channels(const RoiPoolBackwardArgs& args, const ParallelFor& parallel_for) {
+  const int64_t unit = args.channels_last ? 64 : 16;
+  const int64_t share = args.channels_last ? args.channels / parallel_for.num_threads : 1;
+  const int64_t owned = (share + unit - 1) / unit * unit;
+  return owned < unit ? unit : owned;
+}
 
-// Adds a RoI's gradients, a few neighbouring channels, to sums[channel * plane + cell * width].
+// Adds a RoI's gradients to sums[cell][channels].
 template <typename T, typename Stored>
-void add_roi(const Stored* grad, const int32_t* argmax, int64_t channels, const PooledLayout& layout,
-             int64_t channel_stride, int64_t cell_stride, T* sums) {
-  const auto add = [&](int64_t channel, int64_t bin) {
-    const int64_t i = channel * (layout.channels_last ? 1 : layout.bins) + bin * layout.bin_stride();
-    if (argmax[i] >= 0) sums[channel * channel_stride + argmax[i] * cell_stride] += widen(grad[i]);
-  };
-  if (layout.channels_last) {
-    for (int64_t bin = 0; bin < layout.bins; ++bin) {
-      for (int64_t c = 0; c < channels; ++c) add(c, bin);
-    }
-  } else {
+void add_cells(const Stored* grad, const int32_t* argmax, int64_t channels, const PooledLayout& layout,
+               int64_t plane, T* sums) {
+  for (int64_t bin = 0; bin < layout.bins; ++bin, grad += layout.channels, argmax += layout.channels) {
     for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t bin = 0; bin < layout.bins; ++bin) add(c, bin);
+      if (uint64_t(argmax[c]) < uint64_t(plane)) sums[argmax[c] * channels + c] += widen(grad[c]);
+    }
+  }
+}
+
+// Adds a RoI's gradients to sums[channels][plane].
+template <typename T, typename Stored>
+void add_planes(const Stored* grad, const int32_t* argmax, int64_t channels, const PooledLayout& layout,
+                int64_t plane, T* sums) {
+  for (int64_t c = 0; c < channels; ++c, grad += layout.bins, argmax += layout.bins, sums += plane) {
+    for (int64_t bin = 0; bin < layout.bins; ++bin) {
+      if (uint64_t(argmax[bin]) < uint64_t(plane)) sums[argmax[bin]] += widen(grad[bin]);
     }
   }
 }
@@ -36,7 +46,8 @@ template <typename Stored>
 void scatter(const RoiPoolBackwardArgs& args, const ParallelFor& parallel_for) {
   using T = compute_t<Stored>;
   const int64_t plane = args.height * args.width;
-  const int64_t blocks = (args.channels + kOwned - 1) / kOwned;
+  const int64_t owned = owned_channels(args, parallel_for);
+  const int64_t blocks = (args.channels + owned - 1) / owned;
   const PooledLayout layout = {args.channels, args.pooled_height * args.pooled_width, args.channels_last};
   Buffer<T> rois(5 * args.num_rois);
   widen_rois(args.rois, args.roi_dtype, args.num_rois, rois.data());
@@ -44,19 +55,21 @@ void scatter(const RoiPoolBackwardArgs& args, const ParallelFor& parallel_for) {
   for (int64_t n = 0; n < args.num_rois; ++n) image_of[n] = roi_image(rois.data() + 5 * n, args.batch);
 
   parallel_for(args.batch * blocks, 1, [&](int64_t begin, int64_t end) {
-    const int64_t most = args.channels < kOwned ? args.channels : kOwned;
+    const int64_t most = args.channels < owned ? args.channels : owned;
     Buffer<T> sums(plane * most);
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t image = unit / blocks, channel = unit % blocks * kOwned;
-      const int64_t channels = args.channels - channel < kOwned ? args.channels - channel : kOwned;
-      const int64_t channel_stride = args.channels_last ? 1 : plane;
-      const int64_t cell_stride = args.channels_last ? channels : 1;
+      const int64_t image = unit / blocks, channel = unit % blocks * owned;
+      const int64_t channels = args.channels - channel < owned ? args.channels - channel : owned;
       memset(sums.data(), 0, size_t(plane * channels) * sizeof(T));
       for (int64_t n = 0; n < args.num_rois; ++n) {
         if (image_of[n] != image) continue;
         const int64_t from = layout.offset(n, channel);
-        add_roi(static_cast<const Stored*>(args.grad_output) + from, args.argmax + from, channels, layout,
-                channel_stride, cell_stride, sums.data());
+        const Stored* grad = static_cast<const Stored*>(args.grad_output) + from;
+        if (args.channels_last) {
+          add_cells(grad, args.argmax + from, channels, layout, plane, sums.data());
+        } else {
+          add_planes(grad, args.argmax + from, channels, layout, plane, sums.data());
+        }
       }
       Stored* to = static_cast<Stored*>(args.grad_features) + image * args.channels * plane;
       if (args.channels_last) {
