@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastrpn.ops._checks import (
+    FLOAT_DTYPES,
     check_float,
     check_same_device,
     check_same_dtype,
@@ -52,22 +53,42 @@ def as_rois(boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor:
     On the CPU, a batch index outside [0, N) raises a ValueError; a GPU is not made to wait for
     such a check, there the RoI gives zeros.
     """
+    rois = boxes if isinstance(boxes, Tensor) else boxes_to_rois(boxes)
+    if not _fit(rois, input):
+        _say_what_does_not_fit(rois, input)
+    if rois is boxes and rois.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_batch_index(rois, input.shape[0])
+    return rois
+
+
+def _fit(rois: Tensor, input: object) -> bool:
+    """Quick answer for the good case: this is a third of the cost of a small call."""
+    return (
+        isinstance(input, Tensor)
+        and input.dim() == 4
+        and rois.dim() == 2
+        and rois.shape[1] == 5
+        and input.dtype in FLOAT_DTYPES
+        and (rois.dtype == input.dtype or _wider(rois, input))
+        and rois.device == input.device
+    )
+
+
+def _wider(rois: Tensor, input: Tensor) -> bool:
+    return rois.dtype == torch.float32 and input.dtype in HALF_DTYPES
+
+
+def _say_what_does_not_fit(rois: Tensor, input: object) -> None:
     check_float("input", input)
     check_shape("input", input, ("N", "C", "H", "W"))
-    rois = boxes if isinstance(boxes, Tensor) else boxes_to_rois(boxes)
     check_float("boxes", rois)
     check_shape("boxes", rois, ("K", 5))
-    if rois.dtype != input.dtype and not (
-        rois.dtype == torch.float32 and input.dtype in HALF_DTYPES
-    ):
+    if rois.dtype != input.dtype and not _wider(rois, input):
         raise TypeError(
             f"boxes: expected the dtype of input, {input.dtype}, or float32 beside a half type, "
             f"got {rois.dtype}"
         )
     check_same_device("boxes", rois, "input", input)
-    if rois is boxes and rois.device.type == "cpu" and not torch.compiler.is_compiling():
-        check_batch_index(rois, input.shape[0])
-    return rois
 
 
 def check_level(index: int, level: Tensor, first: Tensor) -> None:
@@ -85,13 +106,11 @@ def check_level(index: int, level: Tensor, first: Tensor) -> None:
 
 
 def check_batch_index(rois: Tensor, batch: int) -> None:
-    """ValueError if a RoI names an image outside [0, batch)."""
-    if rois.shape[0] == 0:
-        return
-    lowest, highest = torch.aminmax(rois.detach()[:, 0])
-    if lowest <= -1 or highest >= batch:
-        bad = lowest if lowest <= -1 else highest
-        raise ValueError(f"boxes: expected a batch index from 0 to {batch - 1}, got {bad.item()}")
+    """ValueError if a RoI names an image outside [0, batch); NaN passes, such a RoI gives zeros."""
+    # A list, because for few RoIs any tensor operation costs more, and for many it does not matter.
+    for index in rois[:, 0].tolist():
+        if index <= -1 or index >= batch:
+            raise ValueError(f"boxes: expected a batch index from 0 to {batch - 1}, got {index}")
 
 
 def is_channels_last(tensor: Tensor) -> bool:
