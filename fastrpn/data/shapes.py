@@ -48,25 +48,6 @@ def ring() -> list[np.ndarray]:
     return [_arc(0, 2 * np.pi), _arc(0, 2 * np.pi, radius=0.55)]
 
 
-def crescent() -> list[np.ndarray]:
-    """A disc out of which a shifted disc is cut."""
-    outer = _arc(0.25 * np.pi, 1.75 * np.pi)
-    tip = outer[-1]
-    centre = np.array([0.75, 0.0])
-    spread = np.arctan2(tip[1], tip[0] - centre[0])
-    inner = centre + _arc(spread, -2 * np.pi - spread, np.linalg.norm(tip - centre))
-    return [np.concatenate([outer, inner])]
-
-
-def arrow() -> list[np.ndarray]:
-    return [
-        np.array(
-            [(1, 0), (0.1, 0.9), (0.1, 0.35), (-1, 0.35), (-1, -0.35), (0.1, -0.35), (0.1, -0.9)]
-        )
-    ]
-
-
 SHAPES = {
-    function.__name__: function
-    for function in (disc, rectangle, triangle, star, cross, ring, crescent, arrow)
+    function.__name__: function for function in (disc, rectangle, triangle, star, cross, ring)
 }

@@ -1,6 +1,6 @@
 """A synthetic detection data set, written to disk in VOC layout.
 
-Eight shapes, varied in size, aspect, rotation, colour and texture, that may hide one another, on
+Six shapes, varied in size, aspect, rotation, colour and texture, that may hide one another, on
 textured backgrounds among things that are no objects: lines, wobbly blobs, strokes. Then blur,
 noise and JPEG. Only the outline tells the class.
 """
@@ -23,12 +23,12 @@ from .voc_xml import Annotation, format_annotation
 
 SYNTHETIC_CLASSES = list(SHAPES)
 
-MAX_OBJECTS = 6
-MIN_EXTENT, MAX_EXTENT = 0.16, 0.5  # of an object, relative to the image's short side
-MAX_ROTATION = np.pi / 4  # either way
-MIN_VISIBLE = 0.4  # an object is never hidden more than this leaves
-DIFFICULT_VISIBLE = 0.6  # and is difficult when less than this shows
-MIN_COLOUR_DISTANCE = 70.0  # between an object and what it is drawn on
+MAX_OBJECTS = 5
+MIN_EXTENT, MAX_EXTENT = 0.22, 0.5  # of an object, relative to the image's short side
+MAX_ROTATION = np.pi / 6  # either way
+MIN_VISIBLE = 0.6  # an object is never hidden more than this leaves
+DIFFICULT_VISIBLE = 0.75  # and is difficult when less than this shows
+MIN_COLOUR_DISTANCE = 110.0  # between an object and what it is drawn on
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _write_sample(
 
 def _background(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
     """A texture of low contrast with blobs and lines on it, uint8 [H,W,3]."""
-    image = random_texture(rng, image_size, random_colour(rng), contrast=rng.uniform(0.1, 0.5))
+    image = random_texture(rng, image_size, random_colour(rng), contrast=rng.uniform(0.06, 0.3))
     for _ in range(rng.integers(0, 6)):
         _draw_blob(rng, image)
     for _ in range(rng.integers(0, 6)):
@@ -200,7 +200,7 @@ def _paint(rng: np.random.Generator, image: np.ndarray, thing: _Object) -> None:
     colour = random_colour(rng)
     while np.linalg.norm(colour - around) < MIN_COLOUR_DISTANCE:
         colour = random_colour(rng)
-    fill = random_texture(rng, patch.shape[:2], colour, contrast=rng.uniform(0.1, 0.6))
+    fill = random_texture(rng, patch.shape[:2], colour, contrast=rng.uniform(0.06, 0.36))
     if rng.random() < 0.4:
         rim = cv2.subtract(mask, cv2.erode(mask, np.ones((3, 3), np.uint8)))
         fill[rim > 0] = colour * rng.uniform(0.3, 0.7)

@@ -10,11 +10,12 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
 __all__ = ["TrainingProgress"]
+
+_SHORT = {"objectness": "rpn", "rpn_box_reg": "box", "classifier": "class", "box_reg": "box"}
 
 
 class TrainingProgress:
@@ -24,13 +25,10 @@ class TrainingProgress:
         self.batch_size = batch_size
         self._since = (step, time.perf_counter())
         self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("left  {task.fields[text]}"),
             disable=not enabled,
         )
         self._task = self._bar.add_task("training", total=total, completed=step, text="")
@@ -49,9 +47,9 @@ class TrainingProgress:
         speed = (step - last_step) * self.batch_size / max(now - last_time, 1e-9)
         self._since = (step, now)
         losses = {k.removeprefix("loss_"): v for k, v in entry.items() if k.startswith("loss_")}
-        parts = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        text = f"loss {sum(losses.values()):.3f}  ({parts})  lr {entry['lr']:.4f}"
-        self._bar.update(self._task, completed=step, text=f"{text}  {speed:.1f} images/s")
+        parts = " ".join(f"{_SHORT.get(name, name)} {value:.2f}" for name, value in losses.items())
+        text = f"loss {sum(losses.values()):.2f} ({parts}) lr {entry['lr']:.4f}"
+        self._bar.update(self._task, completed=step, text=f"{text}  {speed:.0f} img/s")
 
     def print_metrics(self, step: int, metrics: dict[str, Any]) -> None:
         """Writes a line above the bar."""

@@ -30,7 +30,7 @@ class ModelConfig:
     image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
     bgr: bool = False
 
-    # Anchors: one tuple of sizes per feature level.
+    # Anchors: one tuple of sizes per feature level of the RPN.
     anchor_sizes: tuple[tuple[float, ...], ...] = ((128.0, 256.0, 512.0),)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     anchor_convention: str = "paper"
@@ -38,6 +38,7 @@ class ModelConfig:
     anchor_shapes: tuple[tuple[tuple[float, float], ...], ...] | None = None
 
     # Region proposal network.
+    rpn_levels: int | None = None  # coarsest levels to propose from; None: all
     rpn_positive_iou: float = 0.7
     rpn_negative_iou: float = 0.3
     rpn_train_cross_boundary: bool = False
@@ -56,6 +57,7 @@ class ModelConfig:
     # Detection head on the regions (Fast R-CNN).
     roi_op: str = "roi_pool"
     roi_size: int = 7
+    roi_levels: int | None = None  # finest levels to pool from; None: all
     box_batch_size: int = 128
     box_positive_fraction: float = 0.25
     box_positive_iou: float = 0.5

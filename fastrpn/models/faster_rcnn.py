@@ -23,8 +23,9 @@ class FasterRCNN(nn.Module):
     """The two-stage detector.
 
     Args:
-        backbone: module [B, 3, H, W] -> a feature map [B, C, h, w] or an ordered dict of them, with
-            attributes ``out_channels`` (C) and ``strides`` (one for each map).
+        backbone: module [B, 3, H, W] -> a feature map [B, C, h, w] or an ordered dict of them, the
+            finest first, with attributes ``strides`` (one for each map) and ``out_channels`` (C,
+            one number or one for each map).
         box_head: module [N, C, roi_size, roi_size] -> [N, F] with attribute ``out_features`` (F).
         num_classes: classes with the background, which is class 0.
         config: the rules.
@@ -40,7 +41,9 @@ class FasterRCNN(nn.Module):
         self.config = config
         self.transform = ImageTransform(config)
         self.backbone = backbone
-        self.rpn = RegionProposalNetwork(backbone.out_channels, backbone.strides, config)
+        channels = backbone.out_channels
+        coarsest = channels if isinstance(channels, int) else channels[-1]
+        self.rpn = RegionProposalNetwork(coarsest, backbone.strides, config)
         self.roi_head = RoIHead(box_head, num_classes, backbone.strides, config)
         self.to(memory_format=torch.channels_last)
 
@@ -120,7 +123,7 @@ def _vgg16(num_classes: int, config: ModelConfig) -> FasterRCNN:
 
 def _tiny(num_classes: int, config: ModelConfig) -> FasterRCNN:
     backbone = backbones.Tiny()
-    head = BoxHead(backbone.out_channels * config.roi_size**2, 256, config.box_dropout)
+    head = backbones.TinyHead(backbone.out_channels[0], config.roi_size)
     return FasterRCNN(backbone, head, num_classes, config)
 
 

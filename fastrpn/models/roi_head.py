@@ -64,7 +64,8 @@ class RoIHead(nn.Module):
     Args:
         box_head: module [N, C, size, size] -> [N, out_features].
         num_classes: classes with the background, which is class 0.
-        strides: pixels between neighbouring positions, for each level.
+        strides: pixels between neighbouring positions, for each level, the finest first; the first
+            ``config.roi_levels`` are used.
         config: the rules.
     """
 
@@ -72,6 +73,7 @@ class RoIHead(nn.Module):
         self, box_head: nn.Module, num_classes: int, strides: Sequence[int], config: ModelConfig
     ) -> None:
         super().__init__()
+        strides = strides[: config.roi_levels]
         if len(strides) != 1:
             raise ValueError(f"the RoI head pools from one feature level, got strides {strides}")
         self.config = config
@@ -93,7 +95,7 @@ class RoIHead(nn.Module):
         """Losses in training (with ground truth), detections otherwise.
 
         Args:
-            features: one map [B, C, H, W].
+            features: the levels' maps [B, C, H, W], the finest first.
             proposals: boxes [B, K, 4] and counts [B].
             image_sizes: int64 [B, 2], (height, width).
         """

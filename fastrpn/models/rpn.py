@@ -57,7 +57,8 @@ class RegionProposalNetwork(nn.Module):
 
     Args:
         in_channels: channels of the feature maps.
-        strides: pixels between neighbouring positions, for each level.
+        strides: pixels between neighbouring positions, for each level, the finest first; the last
+            ``config.rpn_levels`` are used.
         config: the rules.
     """
 
@@ -67,7 +68,7 @@ class RegionProposalNetwork(nn.Module):
         self.anchors = AnchorGenerator(
             config.anchor_sizes,
             config.anchor_ratios,
-            strides,
+            strides[-(config.rpn_levels or len(strides)) :],
             config.anchor_convention,
             config.anchor_shapes,
         )
@@ -82,10 +83,11 @@ class RegionProposalNetwork(nn.Module):
         """Proposals and losses.
 
         Args:
-            features: the levels' maps [B, C, H, W].
+            features: the levels' maps [B, C, H, W], the finest first.
             image_sizes: int64 [B, 2], (height, width) without padding.
             ground_truth: given in training; without it there are no losses.
         """
+        features = features[-len(self.anchors.strides) :]
         objectness, deltas = self.head(features)
         grids = [tuple(feature.shape[-2:]) for feature in features]
         anchors = self.anchors(grids)

@@ -112,7 +112,7 @@ def test_resume_refuses_another_model(config):
     saved = load_checkpoint(path)["model"]
     for change, message in (
         ({"name": "vgg16"}, "holds a 'tiny' model, not 'vgg16'"),
-        ({"classes": saved["classes"][:3]}, "9 classes with the background, not 3"),
+        ({"classes": saved["classes"][:3]}, "7 classes with the background, not 3"),
         ({"classes": [*saved["classes"][:-1], "cat"]}, "has the classes .* not .*cat"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -121,7 +121,7 @@ def test_resume_refuses_another_model(config):
 
 def test_load_model_names_what_is_wrong(config, tmp_path):
     path = train(dataclasses.replace(config, steps=1)).checkpoint
-    with pytest.raises(ValueError, match="9 classes with the background, not 21"):
+    with pytest.raises(ValueError, match="7 classes with the background, not 21"):
         load_model(path, num_classes=21)
     with pytest.raises(ValueError, match=r"nothing\.pt: no such file"):
         load_model(tmp_path / "nothing.pt")

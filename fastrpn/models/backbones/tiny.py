@@ -1,4 +1,4 @@
-"""A small residual network for CPUs, tests and the demo."""
+"""A small network for CPUs, tests and the demo."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from torch.nn import functional as F
 
 from fastrpn.models.config import ModelConfig
 
-__all__ = ["TINY_CONFIG", "Tiny"]
+__all__ = ["TINY_CONFIG", "Tiny", "TinyHead"]
 
 TINY_CONFIG = ModelConfig(
-    min_size=192,
-    max_size=256,
+    min_size=160,
+    max_size=160,
     image_mean=(0.5, 0.5, 0.5),
     image_std=(0.25, 0.25, 0.25),
     anchor_sizes=((24.0, 48.0, 96.0),),
+    rpn_levels=1,
+    roi_levels=1,
     rpn_train_cross_boundary=True,
     rpn_smooth_l1_beta=1 / 9,
     rpn_normalizer="sampled",
@@ -24,50 +26,67 @@ TINY_CONFIG = ModelConfig(
     rpn_post_nms_top_n_train=200,
     rpn_post_nms_top_n_test=100,
     rpn_min_size=2.0,
-    box_batch_size=64,
+    box_batch_size=48,
+    box_positive_fraction=0.5,
     box_negative_iou=(0.0, 0.5),
-    box_smooth_l1_beta=1 / 9,
+    box_smooth_l1_beta=1.0,
     box_dropout=0.0,
     box_nms_threshold=0.4,
 )
 
 
-class _ConvNorm(nn.Sequential):
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        super().__init__(conv, nn.BatchNorm2d(out_channels))
-
-
-class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = _ConvNorm(channels, channels)
-        self.conv2 = _ConvNorm(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.conv2(F.relu(self.conv1(x))))
+def _conv_norm(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
 
 class Tiny(nn.Module):
-    """Three halvings and two residual blocks: stride 8, 96 channels."""
+    """Two maps: a fine one for the regions (stride 4), a coarse one for the RPN (stride 8).
 
-    out_channels = 96
-    strides = (8,)
+    RoIPool rounds to whole cells, which costs small objects their shape unless the cells are fine.
+    The RPN is better off, and cheaper, on the coarse map with its wide receptive field.
+    """
+
+    out_channels = (48, 96)
+    strides = (4, 8)
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            _ConvNorm(3, 24, stride=2),
-            nn.ReLU(inplace=True),
-            _ConvNorm(24, 48, stride=2),
-            nn.ReLU(inplace=True),
-            _ConvNorm(48, 96, stride=2),
-            nn.ReLU(inplace=True),
-            _Residual(96),
-            _Residual(96),
-        )
+        self.stem = nn.Sequential(_conv_norm(3, 24, 2), nn.ReLU(), _conv_norm(24, 48, 2), nn.ReLU())
+        self.down = _conv_norm(48, 96, 2)
+        self.residual = nn.Sequential(_conv_norm(96, 96), nn.ReLU(), _conv_norm(96, 96))
+        self.coarse = _conv_norm(96, 96)
+        self.fine = _conv_norm(48, 48)
+        self.context = nn.Sequential(nn.Conv2d(96, 48, 1, bias=False), nn.BatchNorm2d(48))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, 96, H / 8, W / 8]."""
-        return self.layers(images)
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, 3, H, W] -> {"fine": [B, 48, H / 4, W / 4], "coarse": [B, 96, H / 8, W / 8]}."""
+        stem = self.stem(images)
+        x = F.relu(self.down(stem))
+        coarse = F.relu(self.coarse(F.relu(x + self.residual(x))))
+        context = F.interpolate(self.context(coarse), scale_factor=2.0)
+        return {"fine": F.relu(self.fine(stem) + context), "coarse": coarse}
+
+
+class TinyHead(nn.Module):
+    """Two convolutions and a fully connected layer on 7x7 regions.
+
+    Batch norm keeps the features small; without it, a rate at which a short training gets anywhere
+    is too high for the last layers.
+    """
+
+    out_features = 192
+
+    def __init__(self, in_channels: int, roi_size: int) -> None:
+        super().__init__()
+        cells = (roi_size + 1) // 2
+        self.convs = nn.Sequential(
+            _conv_norm(in_channels, 96, 2), nn.ReLU(), _conv_norm(96, 96), nn.ReLU()
+        )
+        self.fc = nn.Linear(96 * cells**2, self.out_features, bias=False)
+        self.norm = nn.BatchNorm1d(self.out_features)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """[N, C, roi_size, roi_size] -> [N, 192]."""
+        return F.relu(self.norm(self.fc(self.convs(pooled).flatten(1))))
