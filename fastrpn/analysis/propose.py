@@ -86,8 +86,8 @@ def rpn_proposals(
     if limit < 1:
         raise ValueError(f"limit must be positive, got {limit}")
     with torch.inference_mode(), _proposing(model, limit):
-        batch = model.transform(images)
-        proposals, _ = model.rpn(model.features(batch.images), batch.sizes)
+        batch = model.transform(images, model.memory_format)
+        proposals, _ = model.rpn(model.features(batch.images), batch)
     results = []
     for image, size, boxes, scores, count in zip(
         images, batch.sizes, *proposals[:2], proposals.counts.tolist(), strict=True

@@ -39,6 +39,7 @@ class AnchorGenerator(nn.Module):
         if any(len(level) != len(levels[0]) for level in levels):
             raise ValueError(f"every level needs the same number of {name}, got {levels}")
         self.strides = tuple(strides)
+        self.convention = convention
         cells = [
             cell_anchors(level, ratios, stride, convention)
             if shapes is None
@@ -49,11 +50,16 @@ class AnchorGenerator(nn.Module):
         self.register_buffer("cells", torch.stack(cells), persistent=False)  # [L, n, 4]
         self._cache: dict[tuple, Tensor] = {}
 
-    def forward(self, grid_sizes: Sequence[tuple[int, int]]) -> Tensor:
+    def forward(
+        self, grid_sizes: Sequence[tuple[int, int]], image_size: tuple[int, int] | None = None
+    ) -> Tensor:
         """Anchors of all levels.
 
         Args:
             grid_sizes: (rows, columns) of each level's feature map.
+            image_size: (height, width) of the padded batch. With the torchvision convention the
+                strides follow from it, as there: a grid of 13 rows on 800 pixels has a stride of
+                61, where the level's nominal one is 64.
 
         Returns:
             float32 [A, 4], xyxy pixels; A is the sum over levels of rows * columns * n.
@@ -62,20 +68,26 @@ class AnchorGenerator(nn.Module):
             raise ValueError(
                 f"grid_sizes has {len(grid_sizes)} levels, the generator {len(self.strides)}"
             )
+        steps = [(stride, stride) for stride in self.strides]
+        if self.convention == "torchvision" and image_size is not None:
+            height, width = image_size
+            steps = [(height // rows, width // columns) for rows, columns in grid_sizes]
         if torch.compiler.is_compiling():  # a traced tensor must not outlive its trace
-            return self._place(grid_sizes)
-        key = (tuple(grid_sizes), self.cells.device)
+            return self._place(grid_sizes, steps)
+        key = (tuple(grid_sizes), tuple(steps), self.cells.device)
         if key not in self._cache:
             if len(self._cache) > 64:  # images of ever new sizes must not fill the memory
                 self._cache.clear()
-            self._cache[key] = self._place(grid_sizes)
+            self._cache[key] = self._place(grid_sizes, steps)
         return self._cache[key]
 
-    def _place(self, grid_sizes: Sequence[tuple[int, int]]) -> Tensor:
+    def _place(
+        self, grid_sizes: Sequence[tuple[int, int]], steps: Sequence[tuple[int, int]]
+    ) -> Tensor:
         levels = []
-        for (rows, columns), stride, cell in zip(grid_sizes, self.strides, self.cells, strict=True):
-            y = torch.arange(rows, device=cell.device, dtype=cell.dtype) * stride
-            x = torch.arange(columns, device=cell.device, dtype=cell.dtype) * stride
+        for (rows, columns), (down, right), cell in zip(grid_sizes, steps, self.cells, strict=True):
+            y = torch.arange(rows, device=cell.device, dtype=cell.dtype) * down
+            x = torch.arange(columns, device=cell.device, dtype=cell.dtype) * right
             y, x = torch.meshgrid(y, x, indexing="ij")
             shifts = torch.stack([x, y, x, y], dim=-1)
             levels.append((shifts[:, :, None] + cell).reshape(-1, 4))

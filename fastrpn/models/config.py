@@ -58,6 +58,8 @@ class ModelConfig:
     roi_op: str = "roi_pool"
     roi_size: int = 7
     roi_levels: int | None = None  # finest levels to pool from; None: all
+    roi_sampling_ratio: int = 2  # RoIAlign's samples of a bin in each direction; 0: adaptive
+    roi_aligned: bool = False  # RoIAlign shifts by half a pixel
     box_batch_size: int = 128
     box_positive_fraction: float = 0.25
     box_positive_iou: float = 0.5
@@ -70,13 +72,16 @@ class ModelConfig:
     box_nms_threshold: float = 0.3
     detections_per_image: int = 100
 
-    # Backbone: VGG's blocks below this one keep their weights (3: conv1 and conv2 are frozen).
+    # Backbone: stages below this one keep their weights (3: VGG's conv1 and conv2 are frozen,
+    # ResNet's conv1 and layer1); ResNets normalise by the "batch" or by "frozen" statistics.
     freeze_below: int = 3
+    backbone_norm: str = "batch"
 
     def __post_init__(self) -> None:
         _check_choice("anchor_convention", self.anchor_convention, _ANCHOR_CONVENTIONS)
         _check_choice("rpn_normalizer", self.rpn_normalizer, ("paper", "sampled"))
         _check_choice("roi_op", self.roi_op, ("roi_pool", "roi_align"))
+        _check_choice("backbone_norm", self.backbone_norm, ("batch", "frozen"))
         for name in ("min_size", "rpn_batch_size", "box_batch_size", "detections_per_image"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -146,6 +151,7 @@ TORCHVISION = ModelConfig(
     rpn_post_nms_top_n_test=1000,
     rpn_min_size=1e-3,
     roi_op="roi_align",
+    roi_levels=4,  # without the pyramid's coarsest, which is the RPN's alone
     box_batch_size=512,
     box_negative_iou=(0.0, 0.5),
     box_smooth_l1_beta=1 / 9,

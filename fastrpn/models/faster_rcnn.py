@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,9 +24,9 @@ class FasterRCNN(nn.Module):
     """The two-stage detector.
 
     Args:
-        backbone: module [B, 3, H, W] -> a feature map [B, C, h, w] or an ordered dict of them, the
-            finest first, with attributes ``strides`` (one for each map) and ``out_channels`` (C,
-            one number or one for each map).
+        backbone: module [B, 3, H, W] -> a feature map [B, C, h, w], or an ordered dict or a list
+            of them, the finest first, with attributes ``strides`` (one for each map) and
+            ``out_channels`` (C, one number or one for each map).
         box_head: module [N, C, roi_size, roi_size] -> [N, F] with attribute ``out_features`` (F).
         num_classes: classes with the background, which is class 0.
         config: the rules.
@@ -68,36 +69,49 @@ class FasterRCNN(nn.Module):
         check_images(images)
         if self.training:
             check_targets(targets, images, self.num_classes)
-        batch = self.transform(images)
+        batch = self.transform(images, self.memory_format)
         if not self.training:
             return to_lists(self.detect(batch), images, batch)
         return self.losses(batch, self.transform.ground_truth(targets, images, batch))
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout of the weights and so of the maps; ``model.to(memory_format=...)`` sets it.
+
+        A new model is channels_last, the fast one on CPUs and GPUs.
+        """
+        weight = self.rpn.head.conv.weight
+        return torch.contiguous_format if weight.is_contiguous() else torch.channels_last
+
     def losses(self, batch: ImageBatch, ground_truth: GroundTruth) -> dict[str, Tensor]:
         """Losses of a padded batch; all shapes follow from the arguments' shapes."""
         features = self.features(batch.images)
-        proposals, rpn_losses = self.rpn(features, batch.sizes, ground_truth)
+        proposals, rpn_losses = self.rpn(features, batch, ground_truth)
         _, box_losses = self.roi_head(features, proposals, batch.sizes, ground_truth)
         return {**rpn_losses, **box_losses}
 
     def detect(self, batch: ImageBatch) -> Detections:
         """Detections of a padded batch, padded; boxes in pixels of the batch's images."""
         features = self.features(batch.images)
-        proposals, _ = self.rpn(features, batch.sizes)
+        proposals, _ = self.rpn(features, batch)
         detections, _ = self.roi_head(features, proposals, batch.sizes)
         return detections
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The backbone's maps as a list, one for each level."""
         features = self.backbone(images)
-        return list(features.values()) if isinstance(features, Mapping) else [features]
+        if isinstance(features, Tensor):
+            return [features]
+        return list(features.values() if isinstance(features, Mapping) else features)
 
 
 def faster_rcnn(name: str, num_classes: int, preset: str | None = None, **overrides: Any):
     """Builds a Faster R-CNN with random weights.
 
     Args:
-        name: ``"vgg16"`` (the paper's: stride 16, nine anchors, RoIPool 7x7, fc6 and fc7) or
+        name: ``"vgg16"`` (the paper's: stride 16, nine anchors, RoIPool 7x7, fc6 and fc7), ``"zf"``
+            (the paper's smaller net), ``"resnet50_c4"`` (stride 16, stage 5 as the box head),
+            ``"resnet18_fpn"``, ``"resnet50_fpn"`` (torchvision's model), ``"resnet101_fpn"`` or
             ``"tiny"`` (for CPUs and small images).
         num_classes: classes with the background, which is class 0.
         preset: ``"paper"``, ``"py-faster-rcnn"`` or ``"torchvision"`` rules instead of the model's.
@@ -121,10 +135,49 @@ def _vgg16(num_classes: int, config: ModelConfig) -> FasterRCNN:
     return FasterRCNN(backbone, head, num_classes, config)
 
 
+def _zf(num_classes: int, config: ModelConfig) -> FasterRCNN:
+    backbone = backbones.ZF(config.freeze_below)
+    head = BoxHead(backbone.out_channels * config.roi_size**2, 4096, config.box_dropout)
+    return FasterRCNN(backbone, head, num_classes, config)
+
+
+def _resnet_c4(depth: int, num_classes: int, config: ModelConfig) -> FasterRCNN:
+    backbone = backbones.ResNetC4(depth, config.backbone_norm, config.freeze_below)
+    head = backbones.ResNetC5Head(depth, config.backbone_norm, config.freeze_below)
+    return FasterRCNN(backbone, head, num_classes, config)
+
+
+def _resnet_fpn(depth: int, num_classes: int, config: ModelConfig) -> FasterRCNN:
+    body = backbones.ResNet(depth, config.backbone_norm, config.freeze_below)
+    backbone = backbones.BackboneWithFPN(body, body.channels, body.strides)
+    head = BoxHead(backbone.out_channels * config.roi_size**2, 1024, config.box_dropout)
+    return FasterRCNN(backbone, head, num_classes, config)
+
+
 def _tiny(num_classes: int, config: ModelConfig) -> FasterRCNN:
     backbone = backbones.Tiny()
     head = backbones.TinyHead(backbone.out_channels[0], config.roi_size)
     return FasterRCNN(backbone, head, num_classes, config)
 
 
-_BUILDERS = {"vgg16": (_vgg16, PRESETS["paper"]), "tiny": (_tiny, backbones.TINY_CONFIG)}
+# The authors' ZF net pools 6x6 bins and trains all its layers; detectron2's C4 model is the
+# pattern of the other one.
+_ZF_CONFIG = PRESETS["paper"].override(roi_size=6, freeze_below=0)
+_C4_CONFIG = PRESETS["torchvision"].override(
+    anchor_sizes=((32.0, 64.0, 128.0, 256.0, 512.0),),
+    rpn_pre_nms_top_n_train=12000,
+    rpn_pre_nms_top_n_test=6000,
+    roi_levels=None,
+    roi_size=14,
+    roi_aligned=True,
+)
+
+_BUILDERS = {
+    "vgg16": (_vgg16, PRESETS["paper"]),
+    "zf": (_zf, _ZF_CONFIG),
+    "resnet50_c4": (partial(_resnet_c4, 50), _C4_CONFIG),
+    "resnet18_fpn": (partial(_resnet_fpn, 18), PRESETS["torchvision"]),
+    "resnet50_fpn": (partial(_resnet_fpn, 50), PRESETS["torchvision"]),
+    "resnet101_fpn": (partial(_resnet_fpn, 101), PRESETS["torchvision"]),
+    "tiny": (_tiny, backbones.TINY_CONFIG),
+}

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fastrpn import ops
 from fastrpn.models.config import ModelConfig
 from fastrpn.models.losses import box_head_losses
+from fastrpn.models.pooling import RegionPooler
 from fastrpn.models.sampling import sample
 from fastrpn.models.structures import Detections, GroundTruth, Proposals, gather_rows, row_mask
 
@@ -73,15 +74,9 @@ class RoIHead(nn.Module):
         self, box_head: nn.Module, num_classes: int, strides: Sequence[int], config: ModelConfig
     ) -> None:
         super().__init__()
-        strides = strides[: config.roi_levels]
-        if len(strides) != 1:
-            raise ValueError(f"the RoI head pools from one feature level, got strides {strides}")
         self.config = config
         self.num_classes = num_classes
-        if config.roi_op == "roi_pool":
-            self.pooler = ops.RoIPool(config.roi_size, 1 / strides[0])
-        else:
-            self.pooler = ops.RoIAlign(config.roi_size, 1 / strides[0], 2, aligned=True)
+        self.pooler = RegionPooler(strides, config)
         self.box_head = box_head
         self.box_predictor = BoxPredictor(box_head.out_features, num_classes)
 
@@ -110,7 +105,7 @@ class RoIHead(nn.Module):
         image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)
         image = image[:, None, None].expand(batch, slots, 1)
         rois = torch.cat([image, boxes], dim=2).flatten(0, 1)
-        logits, deltas = self.box_predictor(self.box_head(self.pooler(features[0], rois)))
+        logits, deltas = self.box_predictor(self.box_head(self.pooler(features, rois)))
         return logits.view(batch, slots, -1), deltas.view(batch, slots, self.num_classes, 4)
 
     def losses(

@@ -12,7 +12,7 @@ from fastrpn.models.anchors import AnchorGenerator, inside_image
 from fastrpn.models.config import ModelConfig
 from fastrpn.models.losses import rpn_losses
 from fastrpn.models.sampling import sample
-from fastrpn.models.structures import GroundTruth, Proposals, gather_rows
+from fastrpn.models.structures import GroundTruth, ImageBatch, Proposals, gather_rows
 from fastrpn.ops import encode_boxes, generate_proposals, match_anchors
 
 __all__ = ["RPNHead", "RegionProposalNetwork"]
@@ -77,24 +77,24 @@ class RegionProposalNetwork(nn.Module):
     def forward(
         self,
         features: Sequence[Tensor],
-        image_sizes: Tensor,
+        batch: ImageBatch,
         ground_truth: GroundTruth | None = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
         """Proposals and losses.
 
         Args:
             features: the levels' maps [B, C, H, W], the finest first.
-            image_sizes: int64 [B, 2], (height, width) without padding.
+            batch: the images they were computed from; only their sizes are used.
             ground_truth: given in training; without it there are no losses.
         """
         features = features[-len(self.anchors.strides) :]
         objectness, deltas = self.head(features)
         grids = [tuple(feature.shape[-2:]) for feature in features]
-        anchors = self.anchors(grids)
-        proposals = self.propose(objectness, deltas, anchors, image_sizes, grids)
+        anchors = self.anchors(grids, tuple(batch.images.shape[-2:]))
+        proposals = self.propose(objectness, deltas, anchors, batch.sizes, grids)
         if ground_truth is None:
             return proposals, {}
-        return proposals, self.losses(objectness, deltas, anchors, image_sizes, ground_truth)
+        return proposals, self.losses(objectness, deltas, anchors, batch.sizes, ground_truth)
 
     def propose(
         self,

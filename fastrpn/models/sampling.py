@@ -37,8 +37,8 @@ def sample(positive: Tensor, negative: Tensor, size: int, positive_fraction: flo
         :class:`Samples` with S = min(size, N).
     """
     rows = positive.shape[1]
+    max_positive = min(int(size * positive_fraction), rows)
     size = min(size, rows)
-    max_positive = min(int(size * positive_fraction), size)
     keys = torch.rand(positive.shape, device=positive.device)
     # Rows outside the set get key -1 and are never among the first `count` of the top-k.
     positive_rows = torch.where(positive, keys, -1.0).topk(max(max_positive, 1)).indices

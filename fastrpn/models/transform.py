@@ -27,8 +27,12 @@ class ImageTransform(nn.Module):
         self.register_buffer("mean", torch.tensor(config.image_mean).view(3, 1, 1), False)
         self.register_buffer("std", torch.tensor(config.image_std).view(3, 1, 1), False)
 
-    def forward(self, images: Sequence[Tensor]) -> ImageBatch:
-        """RGB images [3, H, W] in 0..1, of any sizes -> a channels_last batch.
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> ImageBatch:
+        """RGB images [3, H, W] in 0..1, of any sizes -> a batch of that layout.
 
         The batch is as large as its largest image, rounded up to a multiple of
         ``size_divisible``; padding is 0 after normalisation.
@@ -40,7 +44,7 @@ class ImageTransform(nn.Module):
         )
         batch = torch.zeros(
             (len(resized), 3, height, width), dtype=resized[0].dtype, device=resized[0].device
-        ).contiguous(memory_format=torch.channels_last)
+        ).contiguous(memory_format=memory_format)
         for row, image in zip(batch, resized, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = image
         return ImageBatch(batch, _image_sizes(resized, batch.device))

@@ -57,16 +57,17 @@ def test_paper_anchors_keep_area_ratio_and_centre():
     torch.testing.assert_close(centre[1, 2], torch.tensor([40.0, 24.0]).expand(9, 2))
 
 
-def test_torchvision_anchors():
+@pytest.mark.parametrize("shape", [(192, 256), (800, 1088)])  # (800, 1088): 61 pixels, not 64
+def test_torchvision_anchors(shape):
     anchor_utils = pytest.importorskip("torchvision.models.detection.anchor_utils")
     image_list = pytest.importorskip("torchvision.models.detection.image_list")
     sizes = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
-    strides, shape = (4, 8, 16, 32, 64), (192, 256)
-    maps = [torch.zeros(1, 1, shape[0] // s, shape[1] // s) for s in strides]
+    strides = (4, 8, 16, 32, 64)
+    maps = [torch.zeros(1, 1, -(-shape[0] // s), -(-shape[1] // s)) for s in strides]
     theirs = anchor_utils.AnchorGenerator(sizes, (RATIOS,) * 5)
     expected = theirs(image_list.ImageList(torch.zeros(1, 3, *shape), [shape]), maps)[0]
     ours = AnchorGenerator(sizes, RATIOS, strides, "torchvision")
-    assert torch.equal(ours([tuple(m.shape[-2:]) for m in maps]), expected)
+    assert torch.equal(ours([tuple(m.shape[-2:]) for m in maps], shape), expected)
 
 
 def test_a_grid_is_placed_once():

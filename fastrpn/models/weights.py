@@ -1,0 +1,113 @@
+"""Weights of other people's networks, loaded from files by their parameters' names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from fastrpn.models.faster_rcnn import FasterRCNN
+
+__all__ = ["load_imagenet", "load_torchvision"]
+
+Weights = Mapping[str, Tensor] | str | os.PathLike
+
+_TO_OURS = (
+    (re.compile(r"^roi_heads\."), "roi_head."),
+    # Convolutions have been wrapped since torchvision 0.13; older files name them as we do.
+    (re.compile(r"^(rpn\.head\.conv)\.0\.0\."), r"\1."),
+    (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.0\."), r"\1."),
+)
+
+
+def load_torchvision(
+    model: FasterRCNN, state_dict_or_path: Weights, norm_eps: float | None = None
+) -> None:
+    """Loads the weights of torchvision's ``fasterrcnn_resnet50_fpn`` (or of another ResNet's).
+
+    A model with the ``torchvision`` rules, which is the default of ``resnet50_fpn``, then detects
+    what torchvision's detects. To agree in the last digits too, it gets torchvision's memory
+    layout; ``model.to(memory_format=torch.channels_last)`` makes it faster again, with other
+    rounding.
+
+    Args:
+        model: ``faster_rcnn("resnet50_fpn", num_classes)`` with as many classes.
+        state_dict_or_path: a state dict, or a file of one, or of a checkpoint that holds it as
+            ``"model"`` (as torchvision's reference scripts write).
+        norm_eps: added to the variances of the backbone's normalisation. A state dict does not tell
+            it. By default 0 for files written before torchvision 0.13, as the published COCO
+            weights (torchvision, too, sets 0 when it loads those), and 1e-5 otherwise. Pass 0 for
+            a state dict taken from a model that torchvision filled with the COCO weights.
+
+    Raises:
+        ValueError: parameters that are missing, left over or of another shape.
+    """
+    state_dict = _read(state_dict_or_path)
+    if norm_eps is None:
+        norm_eps = 0.0 if "rpn.head.conv.weight" in state_dict else 1e-5
+    renamed = {}
+    for name, value in state_dict.items():
+        for pattern, replacement in _TO_OURS:
+            name = pattern.sub(replacement, name)
+        renamed[name] = value
+    _load(model, renamed)
+    model.to(memory_format=torch.contiguous_format)
+    for module in model.backbone.modules():
+        if hasattr(module, "running_var"):
+            module.eps = norm_eps
+
+
+def load_imagenet(model: FasterRCNN, state_dict_or_path: Weights) -> None:
+    """Loads a classifier of torchvision (``resnet50``, ``vgg16``, ...) into the detector.
+
+    The convolutions go to the backbone; ``layer4`` of a ResNet with one map, and the first two
+    fully connected layers of a VGG, to the box head.
+
+    Args:
+        model: with the classifier's network as its backbone.
+        state_dict_or_path: a state dict, or a file of one.
+
+    Raises:
+        ValueError: parameters that are missing or of another shape.
+    """
+    state_dict = _read(state_dict_or_path)
+    parts = {"": getattr(model.backbone, "body", model.backbone)}
+    if any(name.startswith("layer4.") for name, _ in model.roi_head.box_head.named_parameters()):
+        parts["layer4."] = model.roi_head.box_head.layer4
+    if "classifier.0.weight" in state_dict:
+        parts["classifier.0."] = model.roi_head.box_head.fc6
+        parts["classifier.3."] = model.roi_head.box_head.fc7
+    for prefix, module in parts.items():
+        names = {prefix + name for name in module.state_dict()}
+        _load(module, {n.removeprefix(prefix): v for n, v in state_dict.items() if n in names})
+
+
+def _read(state_dict_or_path: Weights) -> dict[str, Tensor]:
+    if not isinstance(state_dict_or_path, Mapping):
+        state_dict_or_path = torch.load(state_dict_or_path, map_location="cpu", weights_only=True)
+    return dict(state_dict_or_path.get("model", state_dict_or_path))
+
+
+def _load(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
+    """Copies into the module all or, if something does not fit, nothing."""
+    ours = module.state_dict()
+    # Only nn.BatchNorm2d counts its batches; a frozen norm does without.
+    names = {name for name in (*ours, *state_dict) if not name.endswith("num_batches_tracked")}
+    problems = []
+    for name in sorted(names):
+        if name not in state_dict:
+            problems.append(f"{name} is missing")
+        elif name not in ours:
+            problems.append(f"{name} is unknown to the model")
+        elif state_dict[name].shape != ours[name].shape:
+            theirs, expected = tuple(state_dict[name].shape), tuple(ours[name].shape)
+            problems.append(f"{name} has shape {theirs}, the model's {expected}")
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"state_dict does not fit: {'; '.join(problems[:5])}{more}")
+    module.load_state_dict(state_dict, strict=False)
