@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastrpn.analysis.receptive_field import ReceptiveField, receptive_field
+from fastrpn.analysis.receptive_field import ReceptiveField, list_of_maps, receptive_field
 from fastrpn.models import AnchorGenerator, FasterRCNN, faster_rcnn
 
 __all__ = [
     "AnchorCoverage",
+    "RPNMaps",
     "ReceptiveFieldReport",
     "anchor_coverage",
     "receptive_field_of_model",
@@ -130,14 +131,27 @@ def receptive_field_of_model(model: FasterRCNN, name: str = "model") -> Receptiv
         anchors = AnchorGenerator(
             config.anchor_sizes,
             config.anchor_ratios,
-            model.backbone.strides,
+            config.of_rpn(model.backbone.strides),
             config.anchor_convention,
             config.anchor_shapes,
         )
-    fields = receptive_field(model.backbone, model.rpn.head.conv)
+    backbone = RPNMaps(model)
+    fields = receptive_field(backbone, model.rpn.head.conv)
     return ReceptiveFieldReport(
-        name, receptive_field(model.backbone), fields, anchor_coverage(anchors.cells, fields)
+        name, receptive_field(backbone), fields, anchor_coverage(anchors.cells, fields)
     )
+
+
+class RPNMaps(nn.Module):
+    """A model's backbone with only those maps that its RPN looks at."""
+
+    def __init__(self, model: FasterRCNN) -> None:
+        super().__init__()
+        self.backbone, self.config = model.backbone, model.config
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] -> maps, the finest first."""
+        return list(self.config.of_rpn(list_of_maps(self.backbone(images))))
 
 
 def _share(box: Sequence[float], field: Sequence[float]) -> float:

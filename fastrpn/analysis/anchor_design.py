@@ -97,7 +97,8 @@ def design_anchors(
     if isinstance(model, str):
         with torch.device("meta"):
             model = faster_rcnn(model, 2)
-    config, strides = model.config, tuple(model.backbone.strides)
+    config = model.config
+    strides = tuple(config.of_rpn(model.backbone.strides))
     levels = len(strides)
     if k < 1 or k % levels:
         raise ValueError(f"k must be a positive multiple of the {levels} feature levels, got {k}")

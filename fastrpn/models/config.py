@@ -7,10 +7,13 @@ defaults of ``torchvision.models.detection.FasterRCNN``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["PAPER", "PRESETS", "PY_FASTER_RCNN", "TORCHVISION", "ModelConfig"]
+
+T = TypeVar("T")
 
 _CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 
@@ -107,6 +110,10 @@ class ModelConfig:
         if unknown:
             raise ValueError(f"unknown model option(s): {', '.join(sorted(unknown))}")
         return replace(self, **{name: _as_tuple(value) for name, value in overrides.items()})
+
+    def of_rpn(self, levels: Sequence[T]) -> Sequence[T]:
+        """The part of the levels (maps, strides, ...; the finest first) that the RPN uses."""
+        return levels[-(self.rpn_levels or len(levels)) :]
 
 
 _ANCHOR_CONVENTIONS = ("paper", "torchvision", "py-faster-rcnn")

@@ -68,7 +68,7 @@ class RegionProposalNetwork(nn.Module):
         self.anchors = AnchorGenerator(
             config.anchor_sizes,
             config.anchor_ratios,
-            strides[-(config.rpn_levels or len(strides)) :],
+            config.of_rpn(strides),
             config.anchor_convention,
             config.anchor_shapes,
         )
@@ -87,7 +87,7 @@ class RegionProposalNetwork(nn.Module):
             batch: the images they were computed from; only their sizes are used.
             ground_truth: given in training; without it there are no losses.
         """
-        features = features[-len(self.anchors.strides) :]
+        features = self.config.of_rpn(features)
         objectness, deltas = self.head(features)
         grids = [tuple(feature.shape[-2:]) for feature in features]
         anchors = self.anchors(grids, tuple(batch.images.shape[-2:]))

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastrpn.analysis import anchor_coverage, gradient_field, receptive_field
-from fastrpn.analysis.anchor_coverage import report_receptive_field
+from fastrpn.analysis.anchor_coverage import RPNMaps, report_receptive_field
 from fastrpn.models import faster_rcnn
 from fastrpn.models.backbones import VGG16
 
@@ -76,8 +76,8 @@ def test_upsampled_positions_see_the_same_pixels():
 
 def test_tiny_agrees_too():
     model = faster_rcnn("tiny", 2)
-    (field,) = receptive_field(model.backbone, model.rpn.head.conv)
-    assert field == gradient_field(model.backbone, model.rpn.head.conv)
+    (field,) = receptive_field(RPNMaps(model), model.rpn.head.conv)
+    assert field == gradient_field(RPNMaps(model), model.rpn.head.conv)
 
 
 def test_resnet50_of_torchvision():

@@ -82,7 +82,7 @@ def test_the_best_anchor_of_an_object_is_positive_whatever_its_overlap(monkeypat
 
 def test_normalizers_of_the_presets(monkeypatch):
     truth = one_object([0.0, 0.0, 10.0, 10.0])
-    anchors = ANCHORS[:1] * 18  # two positions of nine anchors
+    anchors = ANCHORS[:1] * 24  # two positions of twelve anchors
     _, _, kwargs = rpn_targets(monkeypatch, anchors, truth, rpn_normalizer="paper")
     assert kwargs["normalizers"] == (256, 2)
     assert PRESETS["paper"].rpn_box_weight == 10.0
