@@ -1,8 +1,10 @@
-"""roi_align's CUDA kernels against torchvision, forward and backward."""
+"""roi_align's CUDA kernels against torchvision, and bit for bit against the CPU's."""
 
 import pytest
 import torch
 import torchvision
+
+from fastrpn import ops  # noqa: F401  (registers torch.ops.fastrpn)
 
 from . import harness
 from .rois import random_rois, raw
@@ -73,6 +75,11 @@ def run_both(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     expected_output = raw(expected.detach().contiguous(memory_format=layout))
     torch.testing.assert_close(output.double(), expected_output, **tolerance)
+    cpu_levels = None if "roi_levels" not in common else common["roi_levels"]
+    on_cpu = torch.ops.fastrpn.roi_align(
+        levels, rois, cpu_levels, list(scales), *output_size, sampling_ratio, aligned
+    )
+    assert torch.equal(output, raw(on_cpu))
 
     grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     grad = grad.contiguous(memory_format=layout)
@@ -81,6 +88,12 @@ def run_both(
     for i, gradient in enumerate(gradients):
         gradient = raw(gradient.contiguous(memory_format=layout))
         torch.testing.assert_close(outputs[f"grad_features{i}"].double(), gradient, **tolerance)
+    sizes = [[x.shape[d] for x in levels] for d in (2, 3)]
+    on_cpu = torch.ops.fastrpn.roi_align_backward(
+        grad, rois, cpu_levels, list(scales), sampling_ratio, aligned, batch, *sizes, channels_last
+    )
+    for i, gradient in enumerate(on_cpu):
+        assert torch.equal(outputs[f"grad_features{i}"], raw(gradient))
     return output
 
 

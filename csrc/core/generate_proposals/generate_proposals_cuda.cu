@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads)
     key_kernel(GenerateProposalsArgs args, Levels levels, Workspace<compute_t<T>> w) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.batch * args.num_anchors) return;
-  const int64_t image = i / args.num_anchors, anchor = i % args.num_anchors;
+  const int num_anchors = int(args.num_anchors), image = int(i) / num_anchors, anchor = int(i) % num_anchors;
   uint64_t key = descending_key(widen(static_cast<const T*>(args.objectness)[i]));
   if (kOneSort<compute_t<T>>) {
     key |= uint64_t(image * levels.count + Levels::find(levels.first_anchor, anchor)) << 32;
@@ -123,7 +123,8 @@ __global__ void __launch_bounds__(kThreads)
   using C = compute_t<T>;
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.batch * levels.survivors) return;
-  const int64_t image = i / levels.survivors, place = i % levels.survivors;
+  const int survivors = int(levels.survivors), place = int(i) % survivors;
+  const int64_t image = int(i) / survivors;
   const int64_t level = Levels::find(levels.first_survivor, place);
   const int64_t rank = place - levels.first_survivor[level];
   const int64_t anchor = w.sorted_anchors[image * args.num_anchors + levels.first_anchor[level] + rank];
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(kThreads)
     gather_kernel(GenerateProposalsArgs args, Levels levels, Workspace<C> w) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.batch * args.post_nms_top_n) return;
-  const int64_t image = i / args.post_nms_top_n, kept = w.kept[i];
+  const int64_t image = int(i) / int(args.post_nms_top_n), kept = w.kept[i];
   const int64_t from = image * levels.survivors + kept;
   C* box = static_cast<C*>(args.proposals) + 4 * i;
   for (int k = 0; k < 4; ++k) box[k] = kept < 0 ? C(0) : w.boxes[4 * from + k];
@@ -214,7 +215,9 @@ size_t generate_proposals_workspace_bytes(const GenerateProposalsArgs& args) {
 Status generate_proposals_cuda(const GenerateProposalsArgs& args, void* workspace, Stream stream) {
   if (args.batch == 0) return nullptr;
   if (args.num_levels > kMaxLevels) return "generate_proposals: more than 32 levels";
-  if (args.batch * args.num_anchors >= int64_t(1) << 31) return "generate_proposals: 2^31 anchors or more";
+  if (args.batch * max(args.num_anchors, args.post_nms_top_n) >= int64_t(1) << 31) {
+    return "generate_proposals: 2^31 anchors or proposals, or more";
+  }
   return dispatch(args.dtype,
                   [&](auto tag) { return launch<typename decltype(tag)::type>(args, workspace, stream); });
 }

@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(NmsArgs args, Workspa
   if (i < args.batch * removed_words(args.n)) w.removed[i] = 0;
   if (i >= args.batch * args.n) return;
 
-  const int64_t image = i / args.n, row = i % args.n;
+  const int n = int(args.n), image = int(i) / n, row = int(i) % n;
   const C score = widen(static_cast<const T*>(args.scores)[i]);
   const bool counted = args.counts == nullptr || row < args.counts[image];
   const bool takes_part = counted && (!args.has_score_threshold || double(score) > args.score_threshold);
@@ -118,7 +118,8 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(NmsArgs args, Workspac
   using C = compute_t<T>;
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.batch * args.n) return;
-  const int64_t image = i / args.n, place = i % args.n;
+  const int n = int(args.n), place = int(i) % n;
+  const int64_t image = int(i) / n;
   constexpr uint64_t kScoreBits = sizeof(C) == 4 ? 0xffffffffu : ~uint64_t(0);
   const auto takes_part = [&](int64_t at) { return (w.sorted_keys[at] & kScoreBits) != kScoreBits; };
   if (!takes_part(i)) return;

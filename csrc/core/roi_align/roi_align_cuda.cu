@@ -26,19 +26,20 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiAlignArgs args, Ta
   using C = compute_t<T>;
   const int64_t n = blockIdx.x;
   const int bins = taps.pooled_height * taps.pooled_width;
-  const int64_t packs = args.channels / kPack;
-  const int64_t item = int64_t(blockIdx.y) * kThreads + threadIdx.x;
+  const int packs = int(args.channels) / kPack;
+  const int item = int(blockIdx.y) * kThreads + int(threadIdx.x);
   if (item >= packs * bins) return;
-  const int bin = int(kChannelsLast ? item / packs : item % bins);
+  const int bin = kChannelsLast ? item / packs : item % bins;
   const int64_t channel = (kChannelsLast ? item % packs : item / bins) * kPack;
 
   C sum[kPack] = {};
   const int map = taps.map[n];
   if (map >= 0) {
-    const RoiAlignLevel& level = args.levels[map / args.batch];
+    const int batch = int(args.batch);
+    const RoiAlignLevel& level = args.levels[map / batch];
     const int64_t cell_stride = kChannelsLast ? args.channels : 1;
     const int64_t plane = level.height * level.width;
-    const T* features = static_cast<const T*>(level.features) + map % args.batch * args.channels * plane +
+    const T* features = static_cast<const T*>(level.features) + map % batch * args.channels * plane +
                         channel * (kChannelsLast ? 1 : plane);
     const AxisTaps<C> rows = taps.rows(n), columns = taps.columns(n);
     const int ph = bin / taps.pooled_width, pw = bin % taps.pooled_width;
@@ -56,7 +57,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiAlignArgs args, Ta
   }
   Pack<T, kPack> output;
   for (int k = 0; k < kPack; ++k) output.values[k] = narrow<T>(sum[k]);
-  static_cast<Pack<T, kPack>*>(args.output)[n * packs * bins + item] = output;
+  static_cast<Pack<T, kPack>*>(args.output)[n * (packs * bins) + item] = output;
 }
 
 // Where a level's tiles begin in the grid.
@@ -152,7 +153,9 @@ size_t workspace_bytes(const RoiAlignArgs& args) {
 size_t roi_align_workspace_bytes(const RoiAlignArgs& args) { return workspace_bytes(args); }
 
 Status roi_align_cuda(const RoiAlignArgs& args, void* workspace, Stream stream) {
-  if (args.num_rois * args.channels * args.pooled_height * args.pooled_width == 0) return nullptr;
+  const int64_t roi_size = args.channels * args.pooled_height * args.pooled_width;
+  if (args.num_rois * roi_size == 0) return nullptr;
+  if (roi_size >= int64_t(1) << 24) return "roi_align: 2^24 outputs or more for a RoI";
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     constexpr int kPack = 16 / sizeof(T);

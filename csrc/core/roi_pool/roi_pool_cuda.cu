@@ -86,10 +86,10 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiPoolArgs args, Pla
   using C = compute_t<T>;
   const int64_t n = blockIdx.x;
   const int bins = plan.pooled_height * plan.pooled_width;
-  const int64_t packs = args.channels / kPack;
-  const int64_t item = int64_t(blockIdx.y) * kThreads + threadIdx.x;
+  const int packs = int(args.channels) / kPack;
+  const int item = int(blockIdx.y) * kThreads + int(threadIdx.x);
   if (item >= packs * bins) return;
-  const int bin = int(kChannelsLast ? item / packs : item % bins);
+  const int bin = kChannelsLast ? item / packs : item % bins;
   const int64_t channel = (kChannelsLast ? item % packs : item / bins) * kPack;
 
   const int64_t image = plan.image[n];
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiPoolArgs args, Pla
     }
   }
 
-  const int64_t to = n * packs * bins + item;
+  const int64_t to = n * (packs * bins) + item;
   Pack<T, kPack> output;
   for (int k = 0; k < kPack; ++k) output.values[k] = narrow<T>(best[k]);
   static_cast<Pack<T, kPack>*>(args.output)[to] = output;
@@ -217,7 +217,9 @@ size_t roi_pool_workspace_bytes(const RoiPoolArgs& args) {
 }
 
 Status roi_pool_cuda(const RoiPoolArgs& args, void* workspace, Stream stream) {
-  if (args.num_rois * args.channels * args.pooled_height * args.pooled_width == 0) return nullptr;
+  const int64_t roi_size = args.channels * args.pooled_height * args.pooled_width;
+  if (args.num_rois * roi_size == 0) return nullptr;
+  if (roi_size >= int64_t(1) << 24) return "roi_pool: 2^24 outputs or more for a RoI";
   const Plan plan = launch_plan(args, workspace, stream);
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
