@@ -157,12 +157,13 @@ def _proposals(model: FasterRCNN, image: torch.Tensor):
     features = model.features(batch.images)
     levels = model.config.of_rpn(features)
     objectness, deltas = (values[0] for values in model.rpn.head(levels))
-    anchors = model.rpn.anchors([tuple(level.shape[-2:]) for level in levels])
+    grids = [tuple(level.shape[-2:]) for level in levels]
+    anchors = model.rpn.anchors(grids, tuple(batch.images.shape[-2:]))
     count = min(model.config.rpn_pre_nms_top_n_test, len(anchors))
     logits, best = objectness.topk(count)
     before = decode_boxes(deltas[best], anchors[best])
     before = clip_boxes_to_image(before, tuple(batch.sizes[0].tolist()))
-    after, _ = model.rpn(features, batch.sizes)
+    after, _ = model.rpn(features, batch)
     kept = int(after.counts[0])
     return viz.draw_proposals(
         image,
