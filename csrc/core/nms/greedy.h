@@ -2,12 +2,15 @@
 //
 // A candidate is kept unless a kept box before it suppresses it; that is the same set as the textbook loop's
 // (which lets each kept box strike out later ones), but reads the kept boxes alone, kLanes<T> at a time, and
-// stops at the first hit. Cost: at most candidates x kept / kLanes<T> block tests.
+// stops at the first hit. While few are kept that is a plain list: n x kept / kLanes<T> block tests. Beyond,
+// a grid (grid.h) finds the few that can matter: O(n) for a given threshold in (0, 1).
 #pragma once
 
 #include <cstdint>
 
 #include "core/buffer.h"
+#include "core/nms/grid.h"
+#include "core/nms/kept_list.h"
 #include "core/nms/suppression.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
@@ -23,28 +26,14 @@ struct Candidates {
   Box<T> operator[](int64_t i) const { return load_box(boxes, rows[i]); }
 };
 
-// Kept boxes in order, a block at a time.
-template <typename T>
-class KeptList {
- public:
-  explicit KeptList(int64_t capacity) : blocks_((capacity + kLanes<T> - 1) / kLanes<T>) {}
-
-  void append(const Box<T>& box, T bound) {
-    const int lane = int(size_ % kLanes<T>);
-    if (lane == 0) blocks_[num_blocks_++].clear();
-    blocks_[num_blocks_ - 1].set(lane, box, bound);
-    ++size_;
-  }
-
-  int64_t num_blocks() const { return num_blocks_; }
-  const KeptBlock<T>& operator[](int64_t i) const { return blocks_[i]; }
-
- private:
-  Buffer<KeptBlock<T>> blocks_;
-  int64_t num_blocks_ = 0, size_ = 0;
+// What is known of one group while its candidates are taken in order.
+struct Progress {
+  int64_t next = 0;      // candidates before this are decided
+  int64_t num_kept = 0;  // kept[0 .. num_kept) are the positions of the kept ones
+  bool found_tiny = false;
 };
 
-// Writes the positions of the first `max_kept` kept candidates, ascending; returns how many.
+// Any boxes and any threshold, by the definition.
 template <typename Storage>
 int64_t keep_exactly(const Candidates<Storage>& candidates, double threshold, int64_t max_kept,
                      uint32_t* kept) {
@@ -54,59 +43,97 @@ int64_t keep_exactly(const Candidates<Storage>& candidates, double threshold, in
   int64_t num_kept = 0;
   for (int64_t i = 0; i < candidates.size && num_kept < max_kept; ++i) {
     const Box<T> box = candidates[i];
-    bool hit = false;
-    for (int64_t b = 0; b < list.num_blocks() && !hit; ++b) hit = suppression.exact_hit(list[b], box);
-    if (hit) continue;
+    if (list.any_block([&](const KeptBlock<T>& b) { return suppression.exact_hit(b, box); })) continue;
     list.append(box, 0);
     kept[num_kept++] = uint32_t(i);
   }
   return num_kept;
 }
 
+// Compares with all kept boxes, until there are `capacity` of them.
 template <typename Storage>
-int64_t keep_by_list(const Candidates<Storage>& candidates, double threshold, int64_t max_kept,
-                     uint32_t* kept) {
+void keep_by_list(const Candidates<Storage>& candidates, const Suppression<compute_t<Storage>>& suppression,
+                  int64_t capacity, int64_t max_kept, uint32_t* kept, Progress* progress) {
   using T = compute_t<Storage>;
-  const Suppression<T> suppression(threshold);
-  KeptList<T> list(candidates.size);
-  int64_t num_kept = 0;
-  for (int64_t i = 0; i < candidates.size && num_kept < max_kept; ++i) {
+  KeptList<T> list(capacity);
+  int64_t i = 0, num_kept = 0;
+  for (; i < candidates.size && num_kept < max_kept; ++i) {
     const Box<T> box = candidates[i];
-    if (is_active(box)) {
-      const T bound = suppression.bound(box);
-      bool hit = false;
-      for (int64_t b = 0; b < list.num_blocks() && !hit; ++b) hit = suppression.hit(list[b], box, bound);
-      if (hit) continue;
+    const T area = active_area(box);
+    if (area > 0) {
+      if (area < FloatLimits<T>::tiny_area) {
+        progress->found_tiny = true;
+        return;
+      }
+      const T bound = suppression.bound(area);
+      if (list.any_block([&](const KeptBlock<T>& b) { return suppression.hit(b, box, bound); })) continue;
+      if (list.size() == capacity) break;
       list.append(box, bound);
     }
     kept[num_kept++] = uint32_t(i);
   }
-  return num_kept;
+  progress->next = i;
+  progress->num_kept = num_kept;
 }
 
+// Goes on with a grid of the kept boxes.
 template <typename Storage>
-int64_t keep_all(const Candidates<Storage>& candidates, int64_t max_kept, uint32_t* kept) {
-  const int64_t num_kept = candidates.size < max_kept ? candidates.size : max_kept;
-  for (int64_t i = 0; i < num_kept; ++i) kept[i] = uint32_t(i);
-  return num_kept;
-}
-
-template <typename Storage>
-bool has_tiny_area(const Candidates<Storage>& candidates) {
+void keep_by_grid(const Candidates<Storage>& candidates, const Suppression<compute_t<Storage>>& suppression,
+                  double threshold, int64_t max_kept, uint32_t* kept, Progress* progress) {
   using T = compute_t<Storage>;
-  for (int64_t i = 0; i < candidates.size; ++i) {
-    const Box<T> box = candidates[i];
-    if (is_active(box) && box_area(box) < FloatLimits<T>::tiny_area) return true;
+  const int64_t n = candidates.size;
+  Buffer<Box<T>> boxes(n);
+  for (int64_t i = 0; i < n; ++i) boxes[i] = candidates[i];
+  KeptGrid<T> grid(boxes.data(), n, threshold);
+  int64_t num_kept = progress->num_kept;
+  for (int64_t k = 0; k < num_kept; ++k) {
+    const Box<T>& box = boxes[kept[k]];
+    const T area = active_area(box);
+    if (area > 0) grid.insert(kept[k], box, suppression.bound(area));
   }
-  return false;
+  for (int64_t i = progress->next; i < n && num_kept < max_kept; ++i) {
+    grid.prefetch(i);
+    const Box<T>& box = boxes[i];
+    const T area = active_area(box);
+    if (area > 0) {
+      if (area < FloatLimits<T>::tiny_area) {
+        progress->found_tiny = true;
+        return;
+      }
+      const T bound = suppression.bound(area);
+      if (grid.hit(i, suppression, box, bound)) continue;
+      grid.insert(i, box, bound);
+    }
+    kept[num_kept++] = uint32_t(i);
+  }
+  progress->next = n;
+  progress->num_kept = num_kept;
 }
 
+// Writes the positions of the first `max_kept` kept candidates, ascending; returns how many.
 template <typename Storage>
 int64_t greedy(const Candidates<Storage>& candidates, double threshold, int64_t max_kept, uint32_t* kept) {
-  // No IoU exceeds 1 (inter <= a, b also after rounding), and nothing exceeds NaN.
-  if (!(threshold < 1)) return keep_all(candidates, max_kept, kept);
-  if (threshold < 0 || has_tiny_area(candidates)) return keep_exactly(candidates, threshold, max_kept, kept);
-  return keep_by_list(candidates, threshold, max_kept, kept);
+  // Where the list is faster than building a grid; measured.
+  constexpr int64_t kFewCandidates = 1024, kFewKept = 128, kFewWanted = 512;
+  if (!(threshold < 1)) {
+    // No IoU exceeds 1 (inter <= a, b also after rounding), and nothing exceeds NaN.
+    const int64_t num_kept = candidates.size < max_kept ? candidates.size : max_kept;
+    for (int64_t i = 0; i < num_kept; ++i) kept[i] = uint32_t(i);
+    return num_kept;
+  }
+  if (threshold < 0) return keep_exactly(candidates, threshold, max_kept, kept);
+  const Suppression<compute_t<Storage>> suppression(threshold);
+  const int64_t capacity = candidates.size <= kFewCandidates ? candidates.size
+                           : max_kept <= kFewWanted          ? max_kept
+                                                             : kFewKept;
+  Progress progress;
+  keep_by_list(candidates, suppression, capacity, max_kept, kept, &progress);
+  if (!progress.found_tiny && progress.next < candidates.size && progress.num_kept < max_kept) {
+    keep_by_grid(candidates, suppression, threshold, max_kept, kept, &progress);
+  }
+  // Areas near underflow: no bound on rounding errors holds.
+  if (progress.found_tiny) return keep_exactly(candidates, threshold, max_kept, kept);
+  return progress.num_kept;
 }
 
 }  // namespace fastrpn::FASTRPN_SIMD_LEVEL

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "core/box_math.h"
+#include "core/nms/kept_list.h"
 #include "core/vec.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
@@ -32,12 +33,12 @@ struct FloatLimits<double> {
   static constexpr double tiny_area = 0x1p-900;
 };
 
-// Whether the box can suppress or be suppressed at a threshold >= 0: positive sides and a finite, positive
-// area. Any other box (negative sides, NaN, Inf, overflow) has an IoU of 0, -0 or NaN with every box.
+// The area of a box that can suppress or be suppressed at a threshold >= 0: positive sides and a finite,
+// positive area. 0 for any other box (negative sides, NaN, Inf, overflow): its IoU is 0, -0 or NaN with all.
 template <typename T>
-static inline bool is_active(const Box<T>& box) {
+static inline T active_area(const Box<T>& box) {
   const T area = box_area(box);
-  return box.x2 > box.x1 && box.y2 > box.y1 && area > 0 && area <= FloatLimits<T>::max;
+  return box.x2 > box.x1 && box.y2 > box.y1 && area <= FloatLimits<T>::max ? area : 0;
 }
 
 // The largest T that is <= threshold: `iou > threshold` in double and `iou > floor_to<T>(threshold)` in T
@@ -54,25 +55,6 @@ inline double floor_to<double>(double threshold) {
   return threshold;
 }
 
-// kLanes<T> kept boxes side by side. Lanes not yet set are NaN and suppress nothing.
-template <typename T>
-struct KeptBlock {
-  T x1[kLanes<T>], y1[kLanes<T>], x2[kLanes<T>], y2[kLanes<T>], bound[kLanes<T>];
-
-  void clear() {
-    for (int lane = 0; lane < kLanes<T>; ++lane)
-      x1[lane] = y1[lane] = x2[lane] = y2[lane] = bound[lane] = NAN;
-  }
-
-  void set(int lane, const Box<T>& box, T box_bound) {
-    x1[lane] = box.x1;
-    y1[lane] = box.y1;
-    x2[lane] = box.x2;
-    y2[lane] = box.y2;
-    bound[lane] = box_bound;
-  }
-};
-
 template <typename T>
 class Suppression {
  public:
@@ -82,8 +64,8 @@ class Suppression {
         scale_(threshold < 0x1p-20 ? T(0)
                                    : T(threshold / (1 + threshold)) * (1 - 16 * FloatLimits<T>::epsilon)) {}
 
-  // t/(1+t) of the box's area, rounded down: IoU(a, b) > t implies inter > bound(a) + bound(b).
-  T bound(const Box<T>& box) const { return scale_ * box_area(box); }
+  // t/(1+t) of a box's area, rounded down: IoU(a, b) > t implies inter > bound(a) + bound(b).
+  T bound(T area) const { return scale_ * area; }
 
   // Whether one of the block's boxes suppresses the candidate. All of them active, no area below tiny_area,
   // 0 <= threshold < 1.
@@ -91,7 +73,7 @@ class Suppression {
     const V w = min(load(kept.x2), splat(box.x2)) - max(load(kept.x1), splat(box.x1));
     const V h = min(load(kept.y2), splat(box.y2)) - max(load(kept.y1), splat(box.y1));
     // One clamp is enough: the product is positive only if h > 0 too.
-    const bool maybe = any(max(w, V{}) * h > load(kept.bound) + box_bound);
+    const bool maybe = any(max(V{}, w) * h > load(kept.bound) + box_bound);
     return maybe && exact_hit(kept, box);
   }
 
