@@ -23,6 +23,7 @@ from fastrpn.ops.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_
 from fastrpn.ops.nms import batched_nms, nms, nms_padded  # noqa: E402
 from fastrpn.ops.roi_align import RoIAlign, roi_align  # noqa: E402
 from fastrpn.ops.roi_pool import RoIPool, roi_pool  # noqa: E402
+from fastrpn.ops.soft_nms import soft_nms  # noqa: E402
 
 __all__ = [
     "batched_nms",
@@ -46,4 +47,5 @@ __all__ = [
     "remove_small_boxes",
     "roi_align",
     "roi_pool",
+    "soft_nms",
 ]

@@ -70,6 +70,32 @@ def nms_padded(
     return indices, kept
 
 
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    method: str,
+    sigma: float,
+    iou_threshold: float,
+    score_threshold: float,
+) -> tuple[Tensor, Tensor]:
+    """Algorithm 1 of Bodla et al. (2017): select the best, decay the others, repeat."""
+    iou = box_iou(boxes, boxes)
+    alive = scores.to(iou.dtype)
+    indices, selected = [], []
+    while len(alive) and (alive > score_threshold).any():
+        best = int(torch.where(alive > score_threshold, alive, -torch.inf).argmax())
+        indices.append(best)
+        selected.append(alive[best].to(scores.dtype))
+        if method == "linear":
+            weight = torch.where(iou[best] > iou_threshold, 1 - iou[best], 1.0)
+        else:
+            weight = torch.where(iou[best] > 0, torch.exp(-(iou[best] ** 2) / sigma), 1.0)
+        alive = alive * weight
+        alive[best] = -torch.inf
+    return torch.tensor(indices, dtype=torch.int64), torch.tensor(selected, dtype=scores.dtype)
+
+
 def match_anchors(
     anchors: Tensor,
     gt_boxes: Tensor,

@@ -1,0 +1,69 @@
+"""Soft-NMS (Bodla et al., 2017): overlapping boxes lose score instead of being dropped."""
+
+import torch
+from torch import Tensor
+
+from fastrpn.ops._checks import check_boxes, check_float, check_same_device, check_same_dtype
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    method: str = "linear",
+    sigma: float = 0.5,
+    iou_threshold: float = 0.3,
+    score_threshold: float = 0.001,
+) -> tuple[Tensor, Tensor]:
+    """Selects boxes by descending score; each lowers the scores of those that overlap it.
+
+    Selecting a box multiplies every score not yet selected by a weight: `1 - iou` where the IoU is
+    greater than `iou_threshold` (linear), or `exp(-iou**2 / sigma)` (gaussian). A box whose score
+    is not greater than `score_threshold` is dropped. Equal scores: the lower index first. Half
+    types compute in float32. No gradient flows back.
+
+    Args:
+        boxes: `[N, 4]` xyxy in pixels.
+        scores: `[N]`, dtype and device of `boxes`; those that are not positive take no part.
+        method: "linear" or "gaussian".
+        sigma: width of the gaussian.
+        iou_threshold: of the linear method.
+        score_threshold: at least 0.
+
+    Returns:
+        indices: `[K]` int64 in order of selection.
+        scores: `[K]` the scores the boxes were selected with, descending.
+
+    Raises:
+        TypeError: not a tensor, not floats, or two dtypes.
+        ValueError: wrong shape, two devices, an unknown method, `sigma` not positive, or a negative
+            `score_threshold`.
+    """
+    check_boxes("boxes", boxes)
+    check_float("scores", scores)
+    if scores.dim() != 1 or scores.shape[0] != boxes.shape[0]:
+        raise ValueError(f"scores: expected shape [{boxes.shape[0]}], got {list(scores.shape)}")
+    check_same_dtype("scores", scores, "boxes", boxes)
+    check_same_device("scores", scores, "boxes", boxes)
+    if method not in ("linear", "gaussian"):
+        raise ValueError(f"method: expected 'linear' or 'gaussian', got {method!r}")
+    if not sigma > 0:
+        raise ValueError(f"sigma: expected a positive number, got {sigma}")
+    if not score_threshold >= 0:
+        raise ValueError(f"score_threshold: expected a number >= 0, got {score_threshold}")
+    return torch.ops.fastrpn.soft_nms(
+        boxes.detach(), scores.detach(), method, sigma, iou_threshold, score_threshold
+    )
+
+
+@torch.library.register_fake("fastrpn::soft_nms")
+def _(boxes, scores, method, sigma, iou_threshold, score_threshold):
+    size = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty(size, dtype=torch.int64), scores.new_empty(size)
+
+
+def _no_gradient(ctx, grad_indices, grad_scores):
+    raise NotImplementedError("soft_nms has no gradient; detach its arguments")
+
+
+torch.library.register_autograd("fastrpn::soft_nms", _no_gradient)

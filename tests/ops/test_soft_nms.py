@@ -1,0 +1,151 @@
+"""soft_nms: the oracle's selection, and the paper's weights on boxes worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from fastrpn import ops
+from fastrpn._library import core, set_simd_level
+from fastrpn.ops import reference
+
+METHODS = ["linear", "gaussian"]
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def random_case(n: int, seed: int, dtype: torch.dtype = torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    centre = torch.rand(n, 2, generator=generator) * 60
+    size = 5 + 30 * torch.rand(n, 2, generator=generator)
+    boxes = torch.cat([centre - size / 2, centre + size / 2], dim=1)
+    return boxes.to(dtype), torch.rand(n, generator=generator).to(dtype)
+
+
+def assert_same(got, wanted):
+    """exp() may differ in the last bit between libraries, and the products with it."""
+    assert torch.equal(got[0], wanted[0])
+    torch.testing.assert_close(got[1], wanted[1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_the_oracle(method, dtype):
+    for seed, n in enumerate([1, 2, 7, 8, 9, 40, 150]):
+        boxes, scores = random_case(n, seed, dtype)
+        for score_threshold in (0.0, 0.001, 0.3):
+            options = {
+                "method": method,
+                "sigma": 0.5,
+                "iou_threshold": 0.3,
+                "score_threshold": score_threshold,
+            }
+            wanted = reference.soft_nms(boxes, scores, **options)
+            assert_same(ops.soft_nms(boxes, scores, **options), wanted)
+
+
+@pytest.mark.parametrize("level", core().build_info()["simd_levels"])
+def test_every_simd_level_gives_the_same_bits(level):
+    before = core().build_info()["simd_level"]
+    boxes, scores = random_case(500, 3)
+    wanted = ops.soft_nms(boxes, scores, method="gaussian")
+    try:
+        set_simd_level(level)
+    except ValueError:
+        pytest.skip(f"this CPU has no {level}")
+    try:
+        got = ops.soft_nms(boxes, scores, method="gaussian")
+    finally:
+        set_simd_level(before)
+    assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
+
+
+def test_weights_of_the_paper():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [20, 20, 30, 30]])  # IoU 1/2, 0
+    scores = torch.tensor([0.9, 0.8, 0.3])
+    indices, decayed = ops.soft_nms(boxes, scores, method="linear", iou_threshold=0.3)
+    assert indices.tolist() == [0, 1, 2]
+    assert decayed.tolist() == pytest.approx([0.9, 0.4, 0.3])
+    indices, decayed = ops.soft_nms(boxes, scores, method="linear", iou_threshold=0.5)
+    assert decayed.tolist() == pytest.approx([0.9, 0.8, 0.3])  # 1/2 is not greater than 1/2
+    indices, decayed = ops.soft_nms(boxes, scores, method="gaussian", sigma=0.1)
+    assert indices.tolist() == [0, 2, 1]
+    assert decayed.tolist() == pytest.approx([0.9, 0.3, 0.8 * math.exp(-0.25 / 0.1)])
+
+
+def test_ties_go_to_the_lower_index():
+    boxes = torch.tensor([[0.0, 0, 1, 1], [5, 5, 6, 6], [9, 9, 10, 10]])
+    indices, _ = ops.soft_nms(boxes, torch.tensor([0.5, 0.5, 0.5]))
+    assert indices.tolist() == [0, 1, 2]
+
+
+def test_scores_at_the_threshold_and_nan_are_dropped():
+    boxes = torch.tensor([[0.0, 0, 1, 1], [5, 5, 6, 6], [9, 9, 10, 10]])
+    indices, scores = ops.soft_nms(boxes, torch.tensor([0.25, math.nan, 0.5]), score_threshold=0.25)
+    assert indices.tolist() == [2] and scores.tolist() == [0.5]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_coordinates_that_are_not_finite_decay_nothing(method):
+    boxes, scores = random_case(100, 5)
+    boxes[::7, 0] = math.nan
+    boxes[3::7, 2] = math.inf
+    got = ops.soft_nms(boxes, scores, method=method)
+    wanted = reference.soft_nms(
+        boxes, scores, method=method, sigma=0.5, iou_threshold=0.3, score_threshold=0.001
+    )
+    assert_same(got, wanted)
+    bad = set(range(0, 100, 7)) & set(got[0].tolist())
+    for index, score in zip(got[0].tolist(), got[1], strict=True):
+        assert index not in bad or score == scores[index]
+
+
+def test_no_boxes():
+    indices, scores = ops.soft_nms(torch.empty(0, 4), torch.empty(0))
+    assert indices.shape == (0,) and indices.dtype == torch.int64 and scores.shape == (0,)
+
+
+def test_not_contiguous():
+    boxes, scores = random_case(50, 6)
+    wide = torch.cat([boxes, scores[:, None]], dim=1)
+    assert_same(ops.soft_nms(wide[:, :4], wide[:, 4]), ops.soft_nms(boxes, scores))
+
+
+def test_operator_passes_opcheck():
+    boxes, scores = random_case(20, 7)
+    arguments = (boxes, scores, "gaussian", 0.5, 0.3, 0.001)
+    torch.library.opcheck(torch.ops.fastrpn.soft_nms, arguments)
+
+
+def test_a_gradient_is_refused_not_dropped():
+    boxes, scores = random_case(20, 8)
+    scores.requires_grad_()
+    assert not ops.soft_nms(boxes, scores)[1].requires_grad
+    _, decayed = torch.ops.fastrpn.soft_nms(boxes, scores, "linear", 0.5, 0.3, 0.001)
+    with pytest.raises(NotImplementedError, match="soft_nms"):
+        decayed.sum().backward()
+
+
+BOXES, SCORES = torch.zeros(3, 4), torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"method": "cubic"}, "method.*cubic"),
+        ({"sigma": 0.0}, "sigma.*0.0"),
+        ({"score_threshold": -1.0}, "score_threshold.*-1.0"),
+        ({"score_threshold": math.nan}, "score_threshold.*nan"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        ops.soft_nms(BOXES, SCORES, **options)
+
+
+def test_bad_tensors_are_named():
+    with pytest.raises(TypeError, match="scores.*float64"):
+        ops.soft_nms(BOXES, SCORES.double())
+    with pytest.raises(ValueError, match=r"boxes.*\[3, 3\]"):
+        ops.soft_nms(BOXES[:, :3], SCORES)
+    with pytest.raises(ValueError, match=r"scores.*\[2\]"):
+        ops.soft_nms(BOXES, SCORES[:2])
