@@ -1,16 +1,13 @@
 """One wheel, built once from the source tree, that every packaging test uses."""
 
-import os
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from building import ROOT, clean_environment, run
 
 
 @dataclass
@@ -18,19 +15,6 @@ class BuiltWheel:
     path: Path
     log: str
     seconds: float
-
-
-def run(*command: object, **options) -> subprocess.CompletedProcess:
-    """Runs a command with captured output and fails with that output when it fails."""
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, **options)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def clean_environment(**extra: str) -> dict[str, str]:
-    """The environment without what would lead Python back to the source tree."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return kept | extra
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environment
+from building import ROOT, clean_environment
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environment, run
+from building import ROOT, clean_environment, run
 from elftools.elf.elffile import ELFFile
 
 pytestmark = pytest.mark.packaging
