@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 // ---- qualifiers ---------------------------------------------------------------------------------------
@@ -191,9 +192,11 @@ T __shfl_xor_sync(unsigned mask, T value, int flip, int width = 32, CUDA_ON_CPU_
 }
 
 // ---- atomics: fibers switch only where the harness lets them, so plain operations are atomic --------------
+// Integers only: sums of floats would depend on the order of threads.
 #define CUDA_ON_CPU_ATOMIC(name, expression)        \
   template <typename T>                             \
   T name(T* address, std::common_type_t<T> value) { \
+    static_assert(std::is_integral_v<T>);           \
     cuda_on_cpu::maybe_yield();                     \
     const T old = *address;                         \
     *address = (expression);                        \

@@ -50,6 +50,7 @@ def test_several_chunks_and_sweeps():
     boxes, scores = random_scene(1, 5000, seed=1, crowd=600.0)
     _, kept = run_both(boxes, scores, 0.3, 5000, seeds=1)
     assert kept[0] > 300
+    run_both(boxes, scores, 0.3, 40, seeds=1)  # the first chunk ends the search
 
 
 def test_groups_do_not_see_each_other():
