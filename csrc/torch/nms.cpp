@@ -82,7 +82,9 @@ Kept suppress(const Tensor& boxes, const Tensor& scores, double iou_threshold, i
 // The rows that are there. Reads the count: on CUDA this waits for the kernel.
 Tensor without_padding(Kept kept) {
   const Tensor count =
-      torch::stable::to(kept.counts, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+      kept.counts.is_cpu()
+          ? kept.counts
+          : torch::stable::to(kept.counts, torch::stable::Device(torch::headeronly::DeviceType::CPU));
   return torch::stable::narrow(kept.indices, 0, 0, *static_cast<const int64_t*>(count.const_data_ptr()));
 }
 

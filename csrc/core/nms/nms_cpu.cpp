@@ -15,7 +15,7 @@ namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
 // Below this many boxes a problem is done before a second thread wakes.
-constexpr int64_t kParallelGrain = 2048;
+constexpr int64_t kParallelGrain = 8192;
 
 int64_t participants(const NmsArgs& args, int64_t image) {
   if (args.counts == nullptr) return args.n;
