@@ -13,7 +13,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/pre-commit run --all-files
+	PATH="$(abspath $(BIN)):$$PATH" pre-commit run --all-files
 
 # Torch comes first and by itself: the build then finds it and downloads no second one.
 $(VENV)/.torch:

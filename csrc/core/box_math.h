@@ -1,6 +1,6 @@
 // Geometry of boxes, written once for CPU and CUDA. Boxes are xyxy in pixels, without a "+ 1"; T is the type
-// that is computed in: float for half types, or a vector of either (core/vector.h). The order of operations is torchvision's, and nothing here may
-// be contracted to an FMA, since IoUs are compared with thresholds.
+// that is computed in: float for half types, or a vector of either (core/vector.h). The order of operations
+// is torchvision's, and nothing here may be contracted to an FMA, since IoUs are compared with thresholds.
 //
 // NaN: a NaN coordinate makes the area NaN, hence the union, hence the IoU, whatever the intersection made
 // of it. That is why max and min below need not propagate NaN (and compile to one instruction).

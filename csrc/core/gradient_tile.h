@@ -1,9 +1,9 @@
 // The deterministic backward of both RoI operators on CUDA: every element of the gradient has one owner, so
 // there are no atomics, and the sum is always in RoI order.
 //
-// A block owns a tile of kTile x kTile cells for some channels, in shared memory; a thread owns one channel of
-// it. The block finds the RoIs that touch the tile, a round of one RoI a thread at a time; then each thread
-// walks over them in order, adds what they give its channel, and in the end the tile is written once.
+// A block owns a tile of kTile x kTile cells for some channels, in shared memory; a thread owns one channel
+// of it. The block finds the RoIs that touch the tile, a round of one RoI a thread at a time; then each
+// thread walks over them in order, adds what they give its channel, and in the end the tile is written once.
 #pragma once
 
 #include "core/cuda_runtime.h"
@@ -54,8 +54,8 @@ __device__ __forceinline__ void for_touching_rois(GradientTile<C>& tile, int64_t
   }
 }
 
-// Called by a whole block when all is summed. `to` is the image's [channels, height, width], or channels last:
-// neighbouring threads write neighbouring channels then, else neighbouring cells.
+// Called by a whole block when all is summed. `to` is the image's [channels, height, width], or channels
+// last: neighbouring threads write neighbouring channels then, else neighbouring cells.
 template <bool kChannelsLast, typename T, typename C>
 __device__ __forceinline__ void write_tile(const GradientTile<C>& tile, int tile_y, int tile_x,
                                            int64_t first_channel, int64_t channels, int64_t height,

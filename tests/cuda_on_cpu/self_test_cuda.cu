@@ -1,7 +1,6 @@
 // Kernels that break one rule each, and one that breaks none: the harness must tell them apart.
-#include "self_test.h"
-
 #include "core/cuda_runtime.h"
+#include "self_test.h"
 
 namespace {
 

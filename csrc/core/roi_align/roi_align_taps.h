@@ -25,11 +25,11 @@ struct AxisTaps {
 
 template <typename C>
 struct Taps {
-  int32_t* map;        // [num_rois]: level * batch + image that the RoI reads, or -1
-  int32_t* span;       // [num_rois, 4]: y begin and end, x begin and end
-  int32_t* first;      // [num_rois, pooled_height + 1 + pooled_width + 1]
-  int32_t* cell;       // [num_rois, most_rows + most_columns]
-  C* weight;           // like cell
+  int32_t* map;    // [num_rois]: level * batch + image that the RoI reads, or -1
+  int32_t* span;   // [num_rois, 4]: y begin and end, x begin and end
+  int32_t* first;  // [num_rois, pooled_height + 1 + pooled_width + 1]
+  int32_t* cell;   // [num_rois, most_rows + most_columns]
+  C* weight;       // like cell
   int pooled_height, pooled_width;
   int64_t most_rows, most_columns;  // taps of an axis
 
@@ -49,7 +49,8 @@ struct Taps {
 // two.
 inline int64_t most_taps(int64_t pooled, int64_t sampling_ratio, int64_t size) {
   const int64_t by_cells = size + 2 * pooled;
-  return sampling_ratio > 0 && 2 * sampling_ratio * pooled < by_cells ? 2 * sampling_ratio * pooled : by_cells;
+  return sampling_ratio > 0 && 2 * sampling_ratio * pooled < by_cells ? 2 * sampling_ratio * pooled
+                                                                      : by_cells;
 }
 
 template <typename C>
