@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrpn._library import core
 
-__all__ = ["batched_nms", "box_iou", "nms"]
+__all__ = ["batched_nms", "box_iou", "nms", "soft_nms"]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -73,6 +73,48 @@ def batched_nms(
     if idxs.dtype.kind not in "iu":
         raise TypeError(f"idxs: expected integers, got {idxs.dtype}")
     return _nms(boxes, scores, idxs, iou_threshold)
+
+
+def soft_nms(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    *,
+    method: str = "linear",
+    sigma: float = 0.5,
+    iou_threshold: float = 0.3,
+    score_threshold: float = 0.001,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lowers the scores of overlapping boxes instead of dropping them; see `fastrpn.ops.soft_nms`.
+
+    Args:
+        boxes: `[N, 4]` xyxy in pixels, float32 or float64.
+        scores: `[N]` of the same dtype; those that are not positive take no part.
+        method: "linear" or "gaussian".
+        sigma: width of the gaussian.
+        iou_threshold: of the linear method.
+        score_threshold: a box whose score is not greater is dropped; at least 0.
+
+    Returns:
+        indices: `[K]` int64 in order of selection.
+        scores: `[K]` the scores the boxes were selected with, descending.
+
+    Raises:
+        TypeError: not an array, not float32 or float64, or two dtypes.
+        ValueError: wrong shape, an unknown method, `sigma` not positive, or a negative
+            `score_threshold`.
+    """
+    boxes = _floats("boxes", boxes, ("N", 4))
+    scores = _floats("scores", scores, (len(boxes),), boxes.dtype)
+    if method not in ("linear", "gaussian"):
+        raise ValueError(f"method: expected 'linear' or 'gaussian', got {method!r}")
+    if not sigma > 0:
+        raise ValueError(f"sigma: expected a positive number, got {sigma}")
+    if not score_threshold >= 0:
+        raise ValueError(f"score_threshold: expected a number >= 0, got {score_threshold}")
+    indices, decayed, count = core().soft_nms(
+        boxes, scores, method == "gaussian", sigma, iou_threshold, score_threshold
+    )
+    return indices[:count].copy(), decayed[:count].copy()
 
 
 def _nms(

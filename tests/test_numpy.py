@@ -37,6 +37,18 @@ def test_equals_the_torch_operators(n, dtype):
     np.testing.assert_array_equal(iou, ops.box_iou(tensors[0], tensors[0][::2]).numpy())
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+@pytest.mark.parametrize("n", [0, 1, 300])
+def test_soft_nms_equals_the_torch_operator(n, method, dtype):
+    boxes, scores, _ = random_case(n, dtype)
+    scores = abs(scores)
+    ours = fnp.soft_nms(boxes, scores, method=method)
+    wanted = ops.soft_nms(torch.from_numpy(boxes), torch.from_numpy(scores), method=method)
+    for mine, theirs in zip(ours, wanted, strict=True):
+        np.testing.assert_array_equal(mine, theirs.numpy(), strict=True)
+
+
 def test_non_contiguous_read_only_and_small_integers():
     boxes, scores, idxs = random_case(100, np.float32)
     wanted = fnp.batched_nms(boxes[::2].copy(), scores[::2].copy(), idxs[::2].copy(), 0.3)
@@ -93,6 +105,8 @@ BOXES = np.zeros((2, 4), np.float32)
         (lambda: fnp.box_iou(BOXES[:, :3], BOXES), ValueError, r"boxes1.*\[2, 3\]"),
         (lambda: fnp.nms(BOXES, BOXES, 0.5), ValueError, r"scores.*\[2, 4\]"),
         (lambda: fnp.nms(BOXES, np.zeros(3, "f4"), 0.5), ValueError, r"scores.*\[3\]"),
+        (lambda: fnp.soft_nms(BOXES, BOXES[:, 0], method="hard"), ValueError, "method.*hard"),
+        (lambda: fnp.soft_nms(BOXES, BOXES[:, 0], sigma=0), ValueError, "sigma.*0"),
         (
             lambda: fnp.batched_nms(BOXES, BOXES[:, 0], np.zeros(2), 0.5),
             TypeError,

@@ -4,10 +4,12 @@
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "core/box_iou/box_iou.h"
 #include "core/nms/nms.h"
+#include "core/soft_nms/soft_nms.h"
 
 namespace py = pybind11;
 
@@ -54,10 +56,37 @@ std::pair<py::array_t<int64_t>, int64_t> nms(const py::array& boxes, const py::a
   return {std::move(indices), kept};
 }
 
+// Selected rows and their scores when selected, of which the first `kept` count.
+std::tuple<py::array_t<int64_t>, py::array, int64_t> soft_nms(const py::array& boxes, const py::array& scores,
+                                                              bool gaussian, double sigma,
+                                                              double iou_threshold, double score_threshold) {
+  const int64_t n = boxes.shape(0);
+  py::array_t<int64_t> indices(n);
+  py::array decayed(scores.dtype(), py::array::ShapeContainer{n});
+  int64_t kept = 0;
+  const SoftNmsArgs args{dtype_of(boxes),
+                         boxes.data(),
+                         scores.data(),
+                         n,
+                         gaussian ? SoftNmsMethod::gaussian : SoftNmsMethod::linear,
+                         sigma,
+                         iou_threshold,
+                         score_threshold,
+                         indices.mutable_data(),
+                         decayed.mutable_data(),
+                         &kept};
+  if (n > 0) {
+    const py::gil_scoped_release release;
+    FASTRPN_CPU(soft_nms_cpu)(args, serial());
+  }
+  return {std::move(indices), std::move(decayed), kept};
+}
+
 }  // namespace
 }  // namespace fastrpn
 
 void add_numpy_ops(py::module_& m) {
   m.def("box_iou", &fastrpn::box_iou);
   m.def("nms", &fastrpn::nms);
+  m.def("soft_nms", &fastrpn::soft_nms);
 }
