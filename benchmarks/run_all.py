@@ -19,7 +19,6 @@ from benchmarks.timing import Measurement
 
 OPS = [
     "nms",
-    "soft_nms",
     "box_iou",
     "match_anchors",
     "generate_proposals",
