@@ -50,10 +50,15 @@ class GridAxis {
       int64_t middle = origin_ + k * kSpan + kSpan / 2;
       middle = middle < 0x00800000 ? 0x00800000 : middle > 0x7f000000 ? 0x7f000000 : middle;
       cells_per_pixel_[k] = 1 / (cell_size * double(bits_to_float(uint32_t(middle))));
+      const int64_t end = origin_ + (k + 1) * kSpan;
+      largest_[k] = end < 0x7f800000 ? double(bits_to_float(uint32_t(end))) : DBL_MAX;
     }
   }
 
   int64_t class_of(double size) const { return (logarithm(size) - origin_) >> kShift; }
+
+  // No side of class k is longer.
+  double largest(int64_t k) const { return largest_[k]; }
 
   // Distance from the origin in cells of class k.
   double position(int64_t k, double x) const { return x * cells_per_pixel_[k]; }
@@ -67,7 +72,7 @@ class GridAxis {
   static int64_t logarithm(double size) { return int64_t(float_to_bits(float(size))); }
 
   int64_t origin_;
-  double cells_per_pixel_[kClasses];
+  double cells_per_pixel_[kClasses], largest_[kClasses];
 };
 
 template <typename T>
@@ -106,13 +111,16 @@ class KeptGrid {
     const Interval x = horizontal(box), y = vertical(box);
     const double widest = smaller(x.size * ratio_, max_width_);
     const double highest = smaller(y.size * ratio_, max_height_);
-    const double reach_x = reach_ * (x.size + widest), reach_y = reach_ * (y.size + highest);
-    const int64_t first_w = x_.class_of(x.size * threshold_), last_w = x_.class_of(widest);
-    const int64_t first_h = y_.class_of(y.size * threshold_), last_h = y_.class_of(highest);
+    const int64_t first_w = x_.class_of(larger(x.size * threshold_, min_width_)),
+                  last_w = x_.class_of(widest);
+    const int64_t first_h = y_.class_of(larger(y.size * threshold_, min_height_)),
+                  last_h = y_.class_of(highest);
     for (int64_t h = first_h; h <= last_h; ++h) {
+      const double reach_y = reach_ * (y.size + smaller(highest, y_.largest(h)));
+      const Range rows = cells_within(y_.position(h, y.centre), y_.position(h, reach_y));
       for (int64_t w = first_w; w <= last_w; ++w) {
+        const double reach_x = reach_ * (x.size + smaller(widest, x_.largest(w)));
         const Range columns = cells_within(x_.position(w, x.centre), x_.position(w, reach_x));
-        const Range rows = cells_within(y_.position(h, y.centre), y_.position(h, reach_y));
         if (hit_in_cells(h, w, rows, columns, suppression, box, bound)) return true;
       }
     }
@@ -140,6 +148,7 @@ class KeptGrid {
   };
 
   static double smaller(double a, double b) { return a < b ? a : b; }
+  static double larger(double a, double b) { return a > b ? a : b; }
 
   static int64_t floor_of(double position) {
     if (!(position > -kFarthest)) return -int64_t(kFarthest);
@@ -228,12 +237,15 @@ class KeptGrid {
     filled_ = new uint32_t[buckets + 1];
     memset(filled_, 0, (buckets + 1) * sizeof(uint32_t));
     max_width_ = max_height_ = 0;
+    min_width_ = min_height_ = DBL_MAX;
     for (int64_t i = 0; i < n; ++i) {
       buckets_of_[i] = 0;
       if (active_area(candidates[i]) == 0) continue;
       const Interval x = horizontal(candidates[i]), y = vertical(candidates[i]);
-      max_width_ = x.size > max_width_ ? x.size : max_width_;
-      max_height_ = y.size > max_height_ ? y.size : max_height_;
+      max_width_ = larger(max_width_, x.size);
+      min_width_ = smaller(min_width_, x.size);
+      max_height_ = larger(max_height_, y.size);
+      min_height_ = smaller(min_height_, y.size);
       buckets_of_[i] = bucket_of(x, y);
       ++filled_[buckets_of_[i]];
     }
@@ -250,7 +262,8 @@ class KeptGrid {
     for (int64_t b = 0; b < num_blocks; ++b) blocks_[b].clear();
   }
 
-  double threshold_, reach_, ratio_, max_width_, max_height_;
+  double threshold_, reach_, ratio_;
+  double min_width_, max_width_, min_height_, max_height_;
   GridAxis x_, y_;
   uint32_t mask_;
   int shift_;
