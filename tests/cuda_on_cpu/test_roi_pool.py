@@ -33,7 +33,6 @@ def run_both(features, rois, output_size=(3, 3), scale=0.25, seeds=2, misalign=0
         "misalign": misalign,
     }
     output, argmax = torch.ops.fastrpn.roi_pool_argmax(features, rois, scale, *output_size)
-    output = output.clamp(min=torch.finfo(output.dtype).min)  # what a bin of NaNs only must give
     outputs = harness.run("roi_pool", features=raw(features), argmax=1, **common)
     assert torch.equal(outputs["output"], raw(output))
     assert torch.equal(outputs["argmax"], raw(argmax))

@@ -252,3 +252,12 @@ def test_bad_arguments(change, error, message):
     }  # fmt: skip
     with pytest.raises(error, match=message):
         roi_pool(**{**good, **change})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_bin_of_nans_only_gives_the_lowest_finite_value(dtype, layout):
+    features = torch.full((1, 40, 4, 4), torch.nan, dtype=dtype).to(memory_format=layout)
+    rois = torch.tensor([[0.0, 0, 0, 3, 3]], dtype=torch.promote_types(dtype, torch.float32))
+    pooled = roi_pool(features, rois, 2)
+    assert (pooled == torch.finfo(dtype).min).all()

@@ -140,7 +140,7 @@ class AlignPlan {
   void fill(int64_t n) {
     const RoiAlignLevel& level = level_of(map_of_[n]);
     const AlignAxis<T> y = row_axis(n), x = column_axis(n);
-    const int64_t samples = y.grid * x.grid;
+    const double samples = double(y.grid) * double(x.grid);  // may exceed 2^63
     const T mean = samples > 0 ? T(1) / T(samples) : T(0);
     int32_t* first = first_.data() + n * firsts();
     int32_t* cell = cell_.data() + taps_before_[n];

@@ -14,8 +14,13 @@
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
-template <typename T>
-constexpr T kLowest = T(-3.4028234663852886e+38);
+// The lowest finite value of the stored type: what a bin of NaNs only gives.
+template <typename Stored>
+constexpr float kLowest = -3.4028234663852886e+38f;
+template <>
+constexpr float kLowest<half_t> = -65504.0f;
+template <>
+constexpr float kLowest<bfloat16_t> = -3.3895313892515355e+38f;
 template <>
 constexpr double kLowest<double> = -1.7976931348623157e+308;
 
@@ -65,7 +70,7 @@ inline void store_index(Vector<int64_t> index, int32_t* to) {
 }
 
 // All bins of a RoI for kCount vectors of channels; bins lie `stride` elements apart in the outputs.
-template <typename T, int kCount, bool kArgmax>
+template <typename T, typename Stored, int kCount, bool kArgmax>
 void pool_bins(Cells<const T> cells, const Bins& bins, int64_t width, T* output, int32_t* argmax,
                int64_t stride) {
   using Index = decltype(Vector<T>{} > Vector<T>{});
@@ -77,7 +82,7 @@ void pool_bins(Cells<const T> cells, const Bins& bins, int64_t width, T* output,
       Vector<T> best[kCount];
       Index at[kCount];
       for (int k = 0; k < kCount; ++k) {
-        best[k] = broadcast(empty ? T(0) : kLowest<T>);
+        best[k] = broadcast(empty ? T(0) : T(kLowest<Stored>));
         at[k] = Index{} - 1;
       }
       for (int64_t y = y_begin; y < y_end; ++y) {
@@ -107,7 +112,7 @@ void pool_plainly(Cells<const Stored> cells, const Bins& bins, int64_t width, St
   for (int64_t ph = 0; ph < bins.pooled_height; ++ph) {
     for (int64_t pw = 0; pw < bins.pooled_width; ++pw, output += stride) {
       const bool empty = bins.y_end[ph] <= bins.y_begin[ph] || bins.x_end[pw] <= bins.x_begin[pw];
-      T best = empty ? T(0) : kLowest<T>;
+      T best = empty ? T(0) : T(kLowest<Stored>);
       int32_t at = -1;
       for (int64_t y = bins.y_begin[ph]; y < bins.y_end[ph]; ++y) {
         for (int64_t x = bins.x_begin[pw]; x < bins.x_end[pw]; ++x) {
@@ -180,8 +185,8 @@ void pool_packed(const Call<T, Stored>& call, const ParallelFor& parallel_for) {
     for (int64_t i = tile.begin; i < tile.end; ++i) {
       const int64_t n = tiling.order[i], to = layout.offset(n, channel);
       for (int c = 0; c < kBlock; c += kVectors<T> * kLanes<T>) {
-        pool_bins<T, kVectors<T>, kArgmax>({cells.origin + c, cells.row, cells.cell}, call.bins_of(n),
-                                           args.width, block.data() + c, argmax.data() + c, kBlock);
+        pool_bins<T, Stored, kVectors<T>, kArgmax>({cells.origin + c, cells.row, cells.cell}, call.bins_of(n),
+                                                   args.width, block.data() + c, argmax.data() + c, kBlock);
       }
       place(block.data(), channels, layout, call.output(to));
       if (kArgmax) place(argmax.data(), channels, layout, call.argmax(to));
@@ -199,7 +204,7 @@ void pool_in_place(const Call<T, T>& call, const ParallelFor& parallel_for) {
   const RoiPoolArgs& args = call.args;
   const auto pool_channels = [&](auto vectors, int64_t n, int64_t channel) {
     const int64_t to = call.pooled.offset(n, channel);
-    pool_bins<T, decltype(vectors)::value, kArgmax>(
+    pool_bins<T, T, decltype(vectors)::value, kArgmax>(
         {call.map(call.image_of[n], channel), call.map_layout.row, call.map_layout.cell}, call.bins_of(n),
         args.width, call.output(to), call.argmax(to), args.channels);
   };
