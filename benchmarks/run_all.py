@@ -16,6 +16,7 @@ from rich.table import Table
 
 from benchmarks.plots import draw
 from benchmarks.timing import Measurement
+from fastrpn import __version__
 
 OPS = [
     "nms",
@@ -25,7 +26,7 @@ OPS = [
     "roi_pool",
     "roi_align",
 ]
-PACKAGES = ["fastrpn", "torch", "torchvision", "numpy", "lsnms", "powerboxes", "opencv-python"]
+PACKAGES = ["torch", "torchvision", "numpy", "lsnms", "powerboxes", "opencv-python"]
 
 
 def environment() -> dict[str, object]:
@@ -34,7 +35,7 @@ def environment() -> dict[str, object]:
 
     from fastrpn._library import core
 
-    versions = {}
+    versions: dict[str, str | None] = {"fastrpn": __version__}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
