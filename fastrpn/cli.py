@@ -110,7 +110,9 @@ def _detect(options: argparse.Namespace) -> None:
 
 
 def _bench_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help="as for benchmarks.run_all")
+    parser.add_argument("--quick", action="store_true", help="a small selection, about a minute")
+    parser.add_argument("--only", help="ops, separated by commas")
+    parser.add_argument("--output", help="folder for results.json and the plots")
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -119,7 +121,11 @@ def _bench(options: argparse.Namespace) -> None:
         from benchmarks.run_all import main as run_all
     except ModuleNotFoundError as error:
         raise ImportError(f"run this in a clone of the repository ({error})") from error
-    run_all(options.rest)
+    run_all(
+        (["--quick"] if options.quick else [])
+        + (["--only", options.only] if options.only else [])
+        + (["--output", options.output] if options.output else [])
+    )
 
 
 def _anchors_options(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -114,3 +115,10 @@ def test_info_runs_as_a_module():
     facts = json.loads(done.stdout)
     assert facts["SIMD in use"] in facts["SIMD compiled"]
     assert facts["GPU used"] == "yes" or facts["GPU used"].startswith("no: ")
+
+
+def test_bench_hands_its_options_on(monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    with pytest.raises(SystemExit):
+        main(["bench", "--quick", "--only", "nope", "--output", "x"])
+    assert "--only: unknown ['nope']" in capsys.readouterr().err
