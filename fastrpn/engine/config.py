@@ -12,7 +12,7 @@ __all__ = ["TrainConfig", "lr_factor"]
 
 @dataclass
 class TrainConfig:
-    """One run of joint training; everything that decides its outcome.
+    """One run of training; everything that decides its outcome.
 
     Attributes:
         data: folder in VOC layout.
@@ -22,7 +22,8 @@ class TrainConfig:
         on_bad_data: "stop" at a broken sample, or "skip" it and count.
         model, preset, model_options: arguments of :func:`fastrpn.models.faster_rcnn`.
         steps: length of the run; None means ``epochs`` passes over the training set.
-        schedule: "steps" multiplies the rate by ``lr_gamma`` at each fraction of the run in
+        schedule: "joint" trains all parts at once, "alternating" in the paper's four steps.
+        lr_schedule: "steps" multiplies the rate by ``lr_gamma`` at each fraction of the run in
             ``lr_steps``; "cosine" lets it fall to 0.
         warmup_steps: steps of linear warm-up from 0.
         weight_decay: for weights; biases and norms have none.
@@ -47,11 +48,12 @@ class TrainConfig:
     preset: str | None = None
     model_options: dict[str, Any] = field(default_factory=dict)
 
+    schedule: str = "joint"
     batch_size: int = 8
     epochs: int = 10
     steps: int | None = None
     lr: float = 0.02
-    schedule: str = "steps"
+    lr_schedule: str = "steps"
     lr_steps: tuple[float, ...] = (0.75,)
     lr_gamma: float = 0.1
     warmup_steps: int = 100
@@ -76,7 +78,9 @@ class TrainConfig:
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("lr", self.lr > 0 and math.isfinite(self.lr), "positive")
         self._require("steps", self.steps is None or self.steps >= 1, "at least 1")
-        self._require("schedule", self.schedule in ("steps", "cosine"), "'steps' or 'cosine'")
+        for name, choices in _CHOICES.items():
+            what = " or ".join(map(repr, choices))
+            self._require(name, getattr(self, name) in choices, what)
         self._require("flip", 0 <= self.flip <= 1, "a probability")
         self.lr_steps = tuple(self.lr_steps)
 
@@ -89,13 +93,16 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
+_CHOICES = {"schedule": ("joint", "alternating"), "lr_schedule": ("steps", "cosine")}
+
+
 def lr_factor(config: TrainConfig, step: int, total: int) -> float:
     """What the base learning rate is multiplied by at a step (0, 1, ..., total - 1).
 
     A pure function: there is no scheduler whose state could be lost.
     """
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    if config.schedule == "cosine":
+    if config.lr_schedule == "cosine":
         progress = max(0, step - config.warmup_steps) / max(1, total - config.warmup_steps)
         return warmup * 0.5 * (1 + math.cos(math.pi * progress))
     return warmup * config.lr_gamma ** sum(step >= part * total for part in config.lr_steps)

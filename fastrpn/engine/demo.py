@@ -44,7 +44,7 @@ def demo_config(data: str | Path, output: str | Path, seed: int = 0) -> TrainCon
         batch_size=4,
         steps=3600,
         lr=0.02,
-        schedule="cosine",
+        lr_schedule="cosine",
         warmup_steps=100,
         weight_decay=1e-4,
     )

@@ -1,4 +1,5 @@
-"""Approximate joint training of the RPN and the detection head (section 3.2 of the paper)."""
+"""The training loop: steps, checkpoints, history. By default it trains all parts of the detector
+at once (approximate joint training, section 3.2 of the paper)."""
 
 from __future__ import annotations
 
@@ -55,6 +56,8 @@ def train(config: TrainConfig) -> TrainResult:
         ValueError: the checkpoint to resume from belongs to another model.
         NonFiniteLossError: a loss became infinite or NaN.
     """
+    if config.schedule == "alternating":
+        raise NotImplementedError("schedule 'alternating' follows")
     dataset = VOCDataset(config.data, config.train_set, config.classes, config.on_bad_data)
     validation = None
     if config.val_set is not None:
@@ -69,10 +72,18 @@ class Trainer:
         config: the settings; ``data``, the image sets and ``classes`` are not used.
         dataset: ``ds[i] -> (image [3, H, W], target)`` with ``classes``, "__background__" first.
         validation: likewise, or None.
+        objective: module (images, targets) -> losses whose attribute ``model`` is the detector to
+            train; None builds the detector, which is its own objective. Parameters that require no
+            gradient are not trained; the objective's ``train`` says which parts normalise by
+            fixed statistics.
     """
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, validation: Dataset | None = None
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        validation: Dataset | None = None,
+        objective: nn.Module | None = None,
     ) -> None:
         self.config = config
         self.dataset = dataset
@@ -81,9 +92,13 @@ class Trainer:
         self.output.mkdir(parents=True, exist_ok=True)
         seed_everything(config.seed)
         self.device = torch.device(config.device)
-        self.model = faster_rcnn(
-            config.model, len(dataset.classes), config.preset, **config.model_options
-        ).to(self.device)
+        if objective is None:
+            self.model = objective = faster_rcnn(
+                config.model, len(dataset.classes), config.preset, **config.model_options
+            )
+        else:
+            self.model = objective.model
+        self.objective = objective.to(self.device)
         self.optimizer = _sgd(self.model, config)
         self.loader = build_loader(
             dataset,
@@ -116,7 +131,7 @@ class Trainer:
         """Trains from the current step to the last."""
         config = self.config
         metrics = None
-        self.model.train()
+        self.objective.train()
         with TrainingProgress(
             self.total, self.step, config.batch_size, config.progress
         ) as progress:
@@ -154,7 +169,7 @@ class Trainer:
             {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in target.items()}
             for target in targets
         ]
-        losses = self.model(images, targets)
+        losses = self.objective(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         limit = math.inf if config.clip_grad_norm is None else config.clip_grad_norm
@@ -191,6 +206,7 @@ class Trainer:
         metrics = evaluate(
             self.model, self.validation, batch_size=self.config.batch_size, progress=False
         )
+        self.objective.train()  # evaluation puts the whole model back into training mode
         progress.print_metrics(self.step, metrics)
         if (metrics["AP"] or 0.0) > self.best:
             self.best = metrics["AP"] or 0.0

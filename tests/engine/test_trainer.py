@@ -153,14 +153,21 @@ def test_learning_rate():
     assert lr_factor(config, 9, 100) == lr_factor(config, 49, 100) == 1.0
     assert lr_factor(config, 50, 100) == pytest.approx(0.1)
     assert lr_factor(config, 75, 100) == pytest.approx(0.01)
-    config.schedule = "cosine"
+    config.lr_schedule = "cosine"
     assert lr_factor(config, 55, 100) == pytest.approx(0.5)
     assert lr_factor(config, 99, 100) < 0.001
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"lr": 0.0}, {"batch_size": 0}, {"steps": 0}, {"schedule": "linear"}, {"flip": 2.0}],
+    [
+        {"lr": 0.0},
+        {"batch_size": 0},
+        {"steps": 0},
+        {"schedule": "never"},
+        {"lr_schedule": "linear"},
+        {"flip": 2.0},
+    ],
 )
 def test_config_names_the_bad_value(options):
     ((name, value),) = options.items()
