@@ -44,6 +44,7 @@ def build_loader(
     workers: int = 0,
     transform: Transform | None = None,
     drop_last: bool = False,
+    shard: tuple[int, int] = (0, 1),
 ) -> Loader:
     """A loader over any data set that returns (image, target).
 
@@ -55,6 +56,8 @@ def build_loader(
         workers: processes that read and transform; 0 does it in this one.
         transform: applied to each sample with a generator seeded by (seed, epoch, index).
         drop_last: leave out a last batch that is not full.
+        shard: (rank, size): of each batch only every size-th image, from the rank-th on, so that
+            `size` processes share each batch and the order does not depend on how many they are.
 
     Returns:
         A `Loader`, which yields (list of float32 [3,H,W], list of targets).
@@ -63,7 +66,7 @@ def build_loader(
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     if workers < 0:
         raise ValueError(f"workers must not be negative, got {workers}")
-    batches = EpochBatches(len(dataset), batch_size, shuffle, seed, drop_last)
+    batches = EpochBatches(len(dataset), batch_size, shuffle, seed, drop_last, shard)
     loader = DataLoader(
         _Transformed(dataset, transform, seed),
         batch_sampler=batches,
@@ -87,9 +90,18 @@ class EpochBatches:
     """Yields batches of (epoch, index). The epoch travels with the index because persistent workers
     hold a copy of the data set that never hears of a new epoch."""
 
-    def __init__(self, length: int, batch_size: int, shuffle: bool, seed: int, drop_last: bool):
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        drop_last: bool,
+        shard: tuple[int, int] = (0, 1),
+    ):
         self.length, self.batch_size = length, batch_size
         self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
+        self.rank, self.size = shard
         self.epoch = 0
         self.skip = 0
 
@@ -105,7 +117,8 @@ class EpochBatches:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
         for number in range(first, len(self)):
             start = number * self.batch_size
-            yield [(epoch, int(i)) for i in order[start : start + self.batch_size]]
+            batch = order[start : start + self.batch_size]
+            yield [(epoch, int(i)) for i in batch[self.rank :: self.size]]
 
 
 class _Transformed(Dataset):

@@ -60,6 +60,16 @@ def test_resuming_inside_an_epoch():
     assert _ids(loader) == following
 
 
+def test_shards_share_each_batch():
+    def batches(shard=(0, 1)):
+        loader = build_loader(Numbers(), 4, shuffle=True, seed=1, drop_last=True, shard=shard)
+        return _ids(loader)
+
+    shares = [batches((rank, 2)) for rank in range(2)]
+    for whole, even, odd in zip(batches(), *shares, strict=True):
+        assert (even, odd) == (whole[::2], whole[1::2])
+
+
 def test_drop_last():
     loader = build_loader(Numbers(), 4, shuffle=True, seed=1, drop_last=True)
     assert len(loader) == 2 and [len(batch) for batch in _ids(loader)] == [4, 4]
