@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on a folder in PASCAL VOC layout."""
+"""Evaluate a checkpoint on annotated images in PASCAL VOC or COCO layout."""
 
 import argparse
 from pathlib import Path
@@ -6,20 +6,22 @@ from pathlib import Path
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--image-set", default="val")
+    parser.add_argument("--data", type=Path, required=True, help="folder in VOC or COCO layout")
+    parser.add_argument(
+        "--image-set", nargs="+", default=["val"], help="a set of the folder, or folder:set"
+    )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--on-bad-data", choices=["stop", "skip"], default="stop")
     parser.add_argument("--output", type=Path, help="JSON file for all numbers and curves")
 
 
 def run(options: argparse.Namespace) -> None:
-    from fastrpn.data import VOCDataset
+    from fastrpn.data import open_dataset
     from fastrpn.engine import evaluate, load_model
     from fastrpn.engine.report import print_metrics, write_json
 
     model, classes = load_model(options.checkpoint)
-    dataset = VOCDataset(options.data, options.image_set, classes, options.on_bad_data)
+    dataset = open_dataset(options.data, options.image_set, classes, options.on_bad_data)
     metrics = evaluate(model, dataset, batch_size=options.batch_size)
     print_metrics(metrics)
     if options.output:

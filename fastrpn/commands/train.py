@@ -1,4 +1,4 @@
-"""Train on a folder in PASCAL VOC layout."""
+"""Train on annotated images in PASCAL VOC or COCO layout."""
 
 import argparse
 

@@ -6,6 +6,7 @@ from .errors import BadDataError
 from .image_io import image_to_array, image_to_tensor, read_image, write_image
 from .loader import Loader, build_loader
 from .proposals import ProposalSet
+from .sources import concatenate, open_dataset
 from .synthetic import SYNTHETIC_CLASSES, generate_synthetic
 from .transforms import Compose, RandomHorizontalFlip, ResizeShortSide
 from .voc import VOCDataset
@@ -22,11 +23,13 @@ __all__ = [
     "ResizeShortSide",
     "VOCDataset",
     "build_loader",
+    "concatenate",
     "detections_to_coco_results",
     "generate_synthetic",
     "image_to_array",
     "image_to_tensor",
     "majority_label",
+    "open_dataset",
     "read_image",
     "write_image",
 ]

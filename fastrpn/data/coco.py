@@ -22,13 +22,15 @@ class COCODataset(AnnotatedImages):
 
     Everything is read and checked here, images decoded once included. `iscrowd` annotations get
     target["ignore"]. `image_id` is the id in the file. Labels count the categories in the order of
-    their ids, from 1, without gaps; `category_ids[label]` is the id in the file.
+    their ids, from 1, without gaps, or as `classes` says; `category_ids[label]` is the id in the
+    file, None for a class that the file does not have.
 
     Args:
         image_folder: where the images' file_name is looked up.
         annotation_file: the JSON, with "images", "annotations" and "categories".
         on_bad_data: "stop" raises at the first bad image, "skip" leaves it out, notes it in
             `skipped` and warns.
+        classes: names of categories, in the order of the labels; default: all of the file.
 
     Raises:
         BadDataError: the JSON is missing, broken or without images, or (with "stop") an image is
@@ -37,7 +39,11 @@ class COCODataset(AnnotatedImages):
     """
 
     def __init__(
-        self, image_folder: str | Path, annotation_file: str | Path, on_bad_data: str = "stop"
+        self,
+        image_folder: str | Path,
+        annotation_file: str | Path,
+        on_bad_data: str = "stop",
+        classes: Sequence[str] | None = None,
     ):
         self.image_folder = Path(image_folder)
         self.annotation_file = Path(annotation_file)
@@ -50,7 +56,12 @@ class COCODataset(AnnotatedImages):
                 self._annotations[annotation["image_id"]].append(annotation)
         except (KeyError, TypeError) as error:
             raise BadDataError(f"{annotation_file}: no COCO annotations, {error!r}") from error
-        self.category_ids = [0, *(number for number, _ in categories)]
+        if not images or not categories:
+            raise BadDataError(f"{annotation_file}: empty data set, no image or no category")
+        names = [name for _, name in categories]
+        number_of = {name: number for number, name in categories}
+        self.classes = with_background(names if classes is None else classes)
+        self.category_ids = [0, *(number_of.get(name) for name in self.classes[1:])]
         self._label_of = {number: i for i, number in enumerate(self.category_ids) if i > 0}
 
         policy = BadDataPolicy(on_bad_data)
@@ -58,7 +69,7 @@ class COCODataset(AnnotatedImages):
         policy.report(total=len(images))
         if not samples:
             raise BadDataError(f"{annotation_file}: empty data set, no usable image")
-        super().__init__(samples, with_background([name for _, name in categories]), policy.skipped)
+        super().__init__(samples, self.classes, policy.skipped)
 
     def _build(self, image: tuple[int, str, dict]) -> Sample:
         image_id, file_name, entry = image

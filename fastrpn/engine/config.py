@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +16,10 @@ class TrainConfig:
     """One run of training; everything that decides its outcome.
 
     Attributes:
-        data: folder in VOC layout.
+        data: folder in VOC or COCO layout.
         output: folder for checkpoints and history.
-        train_set, val_set: image sets; no evaluation when ``val_set`` is None.
+        train_set, val_set: image sets in ``data``, or in other folders as "folder:set", several
+            joined; see :func:`fastrpn.data.open_dataset`. No evaluation when ``val_set`` is None.
         classes: names, or None to take them from the data.
         on_bad_data: "stop" at a broken sample, or "skip" it and count.
         model, preset, model_options: arguments of :func:`fastrpn.models.faster_rcnn`.
@@ -39,8 +41,8 @@ class TrainConfig:
 
     data: str
     output: str
-    train_set: str = "train"
-    val_set: str | None = "val"
+    train_set: tuple[str, ...] = ("train",)
+    val_set: tuple[str, ...] | None = ("val",)
     classes: list[str] | None = None
     on_bad_data: str = "stop"
 
@@ -83,6 +85,8 @@ class TrainConfig:
             self._require(name, getattr(self, name) in choices, what)
         self._require("flip", 0 <= self.flip <= 1, "a probability")
         self.lr_steps = tuple(self.lr_steps)
+        self.train_set = _names(self.train_set)
+        self.val_set = _names(self.val_set) if self.val_set else None
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
@@ -94,6 +98,10 @@ class TrainConfig:
 
 
 _CHOICES = {"schedule": ("joint", "alternating"), "lr_schedule": ("steps", "cosine")}
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def lr_factor(config: TrainConfig, step: int, total: int) -> float:

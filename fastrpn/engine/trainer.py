@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastrpn.data import RandomHorizontalFlip, VOCDataset, build_loader
+from fastrpn.data import RandomHorizontalFlip, build_loader, open_dataset
 from fastrpn.engine.checkpoint import (
     describe_model,
     load_checkpoint,
@@ -46,7 +46,7 @@ class TrainResult:
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Trains on a folder in VOC layout; writes ``last.pt``, ``best.pt`` and ``history.jsonl``.
+    """Trains on annotated images; writes ``last.pt``, ``best.pt`` and ``history.jsonl``.
 
     Equal configurations on equal data give equal weights, bit for bit on the CPU, whether or not
     the run was interrupted and resumed.
@@ -58,10 +58,10 @@ def train(config: TrainConfig) -> TrainResult:
     """
     if config.schedule == "alternating":
         raise NotImplementedError("schedule 'alternating' follows")
-    dataset = VOCDataset(config.data, config.train_set, config.classes, config.on_bad_data)
+    dataset = open_dataset(config.data, config.train_set, config.classes, config.on_bad_data)
     validation = None
     if config.val_set is not None:
-        validation = VOCDataset(config.data, config.val_set, dataset.classes, config.on_bad_data)
+        validation = open_dataset(config.data, config.val_set, dataset.classes, config.on_bad_data)
     return Trainer(config, dataset, validation).run()
 
 
