@@ -5,7 +5,7 @@ from .coco import COCODataset, detections_to_coco_results
 from .errors import BadDataError
 from .image_io import image_to_array, image_to_tensor, read_image, write_image
 from .loader import Loader, build_loader
-from .proposals import ProposalSet
+from .proposals import ProposalSet, WithProposals
 from .sources import concatenate, open_dataset
 from .synthetic import SYNTHETIC_CLASSES, generate_synthetic
 from .transforms import Compose, RandomHorizontalFlip, ResizeShortSide
@@ -22,6 +22,7 @@ __all__ = [
     "RandomHorizontalFlip",
     "ResizeShortSide",
     "VOCDataset",
+    "WithProposals",
     "build_loader",
     "concatenate",
     "detections_to_coco_results",

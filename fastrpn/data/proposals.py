@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .annotated import AnnotatedImages
 from .errors import BadDataError
 from .image_io import write_atomically
 
@@ -104,6 +105,15 @@ class ProposalSet(Mapping):
         proposals._check(path)
         return proposals
 
+    def require_images(self, image_ids: Iterable[int]) -> None:
+        """Raises ValueError unless every image has an entry (it may hold no box)."""
+        missing = sorted(set(image_ids) - set(self))
+        if missing:
+            raise ValueError(
+                f"{self.method} proposals lack {len(missing)} of the data set's images, "
+                f"for example image_id {missing[0]}"
+            )
+
     def _check(self, path: str | Path) -> None:
         ids, offsets, boxes, scores = self.image_ids, self.offsets, self.boxes, self.scores
         if boxes.shape != (len(boxes), 4) or scores.shape != (len(boxes),):
@@ -118,3 +128,21 @@ class ProposalSet(Mapping):
             raise BadDataError(f"{path}: offsets do not divide {len(boxes)} boxes on {len(ids)}")
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise BadDataError(f"{path}: boxes or scores are not finite")
+
+
+class WithProposals(AnnotatedImages):
+    """Annotated images whose targets also hold "proposals" float32 [K, 4], for Fast R-CNN.
+
+    Raises:
+        ValueError: an image has no entry in the proposals.
+    """
+
+    def __init__(self, dataset: AnnotatedImages, proposals: ProposalSet):
+        super().__init__(dataset.samples, dataset.classes, dataset.skipped)
+        proposals.require_images(sample.image_id for sample in dataset.samples)
+        self.proposals = proposals
+
+    def target(self, index: int) -> dict:
+        """The target of sample `index` without reading its image."""
+        target = super().target(index)
+        return {**target, "proposals": self.proposals[target["image_id"]][0]}

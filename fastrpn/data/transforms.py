@@ -40,7 +40,7 @@ class RandomHorizontalFlip:
         if rng.random() >= self.probability:
             return image, target
         mirrored = torch.from_numpy(image.numpy()[..., ::-1].copy())  # wakes no threads of torch
-        return mirrored, {**target, "boxes": flip_boxes(target["boxes"], image.shape[-1])}
+        return mirrored, map_boxes(target, lambda boxes: flip_boxes(boxes, image.shape[-1]))
 
 
 class ResizeShortSide:
@@ -59,7 +59,13 @@ class ResizeShortSide:
             scale = min(scale, self.long / max(height, width))
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         factors = torch.tensor([size[1] / width, size[0] / height] * 2)
-        return resize_image(image, size), {**target, "boxes": target["boxes"] * factors}
+        return resize_image(image, size), map_boxes(target, lambda boxes: boxes * factors)
+
+
+def map_boxes(target: dict, function: Callable[[torch.Tensor], torch.Tensor]) -> dict:
+    """The target with its "boxes" and, where it has some, "proposals" moved by the function."""
+    moved = {name: function(target[name]) for name in ("boxes", "proposals") if name in target}
+    return {**target, **moved}
 
 
 def flip_boxes(boxes: torch.Tensor, width: int) -> torch.Tensor:

@@ -27,7 +27,8 @@ def evaluate(
     Args:
         model: a module (put into eval mode meanwhile; images go to its device) or any callable
             from a list of images float32 [3,H,W] to a list of {"boxes", "scores", "labels"}.
-        dataset: `ds[i] -> (image, target)`, with `classes` ("__background__" first).
+        dataset: `ds[i] -> (image, target)`, with `classes` ("__background__" first). Where targets
+            hold "proposals", the model gets them and classifies these.
         batch_size: images a call.
         progress: show a progress bar.
 
@@ -59,7 +60,9 @@ def detect_all(
         starts = range(0, len(dataset), batch_size)
         for start in track(starts, "Evaluating", disable=not progress):
             batch = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-            results = model([image.to(device) for image, _ in batch])
+            images = [image.to(device) for image, _ in batch]
+            given = [target["proposals"] for _, target in batch if "proposals" in target]
+            results = model(images, proposals=given) if given else model(images)
             detections += [{key: value.cpu() for key, value in r.items()} for r in results]
             targets += [target for _, target in batch]
     finally:

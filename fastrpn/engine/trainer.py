@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from fastrpn.engine.config import TrainConfig, lr_factor
 from fastrpn.engine.evaluate import evaluate
 from fastrpn.engine.progress import TrainingProgress
 from fastrpn.engine.seed import random_state, seed_everything, set_random_state
-from fastrpn.models import faster_rcnn
+from fastrpn.models import FasterRCNN, faster_rcnn
 
 __all__ = ["NonFiniteLossError", "TrainResult", "Trainer", "train"]
 
@@ -72,10 +72,9 @@ class Trainer:
         config: the settings; ``data``, the image sets and ``classes`` are not used.
         dataset: ``ds[i] -> (image [3, H, W], target)`` with ``classes``, "__background__" first.
         validation: likewise, or None.
-        objective: module (images, targets) -> losses whose attribute ``model`` is the detector to
-            train; None builds the detector, which is its own objective. Parameters that require no
-            gradient are not trained; the objective's ``train`` says which parts normalise by
-            fixed statistics.
+        objective: called with the new model, gives the module (images, targets) -> losses that is
+            minimised, by default the model itself. It may load weights and let parts of the model
+            rest, see :mod:`fastrpn.engine.objectives`.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Trainer:
         config: TrainConfig,
         dataset: Dataset,
         validation: Dataset | None = None,
-        objective: nn.Module | None = None,
+        objective: Callable[[FasterRCNN], nn.Module] | None = None,
     ) -> None:
         self.config = config
         self.dataset = dataset
@@ -92,13 +91,11 @@ class Trainer:
         self.output.mkdir(parents=True, exist_ok=True)
         seed_everything(config.seed)
         self.device = torch.device(config.device)
-        if objective is None:
-            self.model = objective = faster_rcnn(
-                config.model, len(dataset.classes), config.preset, **config.model_options
-            )
-        else:
-            self.model = objective.model
-        self.objective = objective.to(self.device)
+        self.model = faster_rcnn(
+            config.model, len(dataset.classes), config.preset, **config.model_options
+        )
+        self.objective = objective(self.model) if objective else self.model
+        self.objective.to(self.device)
         self.optimizer = _sgd(self.model, config)
         self.loader = build_loader(
             dataset,

@@ -13,9 +13,9 @@ from fastrpn.models import backbones
 from fastrpn.models.config import PRESETS, ModelConfig
 from fastrpn.models.roi_head import BoxHead, RoIHead
 from fastrpn.models.rpn import RegionProposalNetwork
-from fastrpn.models.structures import Detections, GroundTruth, ImageBatch
+from fastrpn.models.structures import Detections, GroundTruth, ImageBatch, Proposals
 from fastrpn.models.transform import ImageTransform, to_lists
-from fastrpn.models.validation import check_images, check_targets
+from fastrpn.models.validation import check_images, check_proposals, check_targets
 
 __all__ = ["FasterRCNN", "faster_rcnn"]
 
@@ -49,7 +49,10 @@ class FasterRCNN(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(
-        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[dict[str, Tensor]] | None = None,
+        proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training mode, detections in evaluation mode.
 
@@ -57,22 +60,30 @@ class FasterRCNN(nn.Module):
             images: RGB [3, H, W] in 0..1, of any sizes.
             targets: in training, for each image "boxes" float [G, 4] (xyxy pixels), "labels" int64
                 [G] in 1..num_classes-1 and optionally "ignore" bool [G].
+            proposals: for each image boxes float [K, 4] (xyxy pixels) to classify instead of the
+                RPN's, which then does not run: Fast R-CNN alone.
 
         Returns:
-            training: "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg";
+            training: "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg" (the
+            last two alone with ``proposals``);
             evaluation: for each image "boxes" [D, 4] in its pixels, "labels" [D], "scores" [D],
             best first.
 
         Raises:
-            TypeError, ValueError: unsound images or targets; the message names the entry.
+            TypeError, ValueError: unsound images, targets or proposals; the message names the
+                entry.
         """
         check_images(images)
         if self.training:
             check_targets(targets, images, self.num_classes)
         batch = self.transform(images, self.memory_format)
+        given = None
+        if proposals is not None:
+            check_proposals(proposals, images)
+            given = self.transform.proposals(proposals, images, batch)
         if not self.training:
-            return to_lists(self.detect(batch), images, batch)
-        return self.losses(batch, self.transform.ground_truth(targets, images, batch))
+            return to_lists(self.detect(batch, given), images, batch)
+        return self.losses(batch, self.transform.ground_truth(targets, images, batch), given)
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -83,17 +94,22 @@ class FasterRCNN(nn.Module):
         weight = self.rpn.head.conv.weight
         return torch.contiguous_format if weight.is_contiguous() else torch.channels_last
 
-    def losses(self, batch: ImageBatch, ground_truth: GroundTruth) -> dict[str, Tensor]:
+    def losses(
+        self, batch: ImageBatch, ground_truth: GroundTruth, proposals: Proposals | None = None
+    ) -> dict[str, Tensor]:
         """Losses of a padded batch; all shapes follow from the arguments' shapes."""
         features = self.features(batch.images)
-        proposals, rpn_losses = self.rpn(features, batch, ground_truth)
+        rpn_losses: dict[str, Tensor] = {}
+        if proposals is None:
+            proposals, rpn_losses = self.rpn(features, batch, ground_truth)
         _, box_losses = self.roi_head(features, proposals, batch.sizes, ground_truth)
         return {**rpn_losses, **box_losses}
 
-    def detect(self, batch: ImageBatch) -> Detections:
+    def detect(self, batch: ImageBatch, proposals: Proposals | None = None) -> Detections:
         """Detections of a padded batch, padded; boxes in pixels of the batch's images."""
         features = self.features(batch.images)
-        proposals, _ = self.rpn(features, batch)
+        if proposals is None:
+            proposals, _ = self.rpn(features, batch)
         detections, _ = self.roi_head(features, proposals, batch.sizes)
         return detections
 

@@ -87,14 +87,20 @@ class RegionProposalNetwork(nn.Module):
             batch: the images they were computed from; only their sizes are used.
             ground_truth: given in training; without it there are no losses.
         """
-        features = self.config.of_rpn(features)
-        objectness, deltas = self.head(features)
-        grids = [tuple(feature.shape[-2:]) for feature in features]
-        anchors = self.anchors(grids, tuple(batch.images.shape[-2:]))
+        objectness, deltas, anchors, grids = self.predict(features, batch)
         proposals = self.propose(objectness, deltas, anchors, batch.sizes, grids)
         if ground_truth is None:
             return proposals, {}
         return proposals, self.losses(objectness, deltas, anchors, batch.sizes, ground_truth)
+
+    def predict(
+        self, features: Sequence[Tensor], batch: ImageBatch
+    ) -> tuple[Tensor, Tensor, Tensor, list[tuple[int, int]]]:
+        """Objectness [B, A], deltas [B, A, 4], anchors [A, 4], (rows, columns) of each level."""
+        features = self.config.of_rpn(features)
+        objectness, deltas = self.head(features)
+        grids = [tuple(feature.shape[-2:]) for feature in features]
+        return objectness, deltas, self.anchors(grids, tuple(batch.images.shape[-2:])), grids
 
     def propose(
         self,

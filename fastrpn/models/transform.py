@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastrpn.models.config import ModelConfig
-from fastrpn.models.structures import Detections, GroundTruth, ImageBatch
+from fastrpn.models.structures import Detections, GroundTruth, ImageBatch, Proposals
 
 __all__ = ["ImageTransform", "to_lists"]
 
@@ -68,9 +68,22 @@ class ImageTransform(nn.Module):
             labels[i, :count] = target["labels"].to(device)
             ignore[i, :count] = target["ignore"].to(device) if "ignore" in target else False
         order = ignore.byte().argsort(dim=1, stable=True)
-        scale = (batch.sizes / _image_sizes(images, device)).flip(1).repeat(1, 2)
-        boxes = boxes.gather(1, order[:, :, None].expand(-1, -1, 4)) * scale[:, None]
+        boxes = boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
+        boxes = boxes * _box_scale(images, batch)
         return GroundTruth(boxes, labels.gather(1, order), (~ignore).sum(1))
+
+    def proposals(
+        self, proposals: Sequence[Tensor], images: Sequence[Tensor], batch: ImageBatch
+    ) -> Proposals:
+        """Pads given boxes [K, 4] and scales them from the images to the batch; best first."""
+        device = batch.images.device
+        slots = max(1, max(map(len, proposals)))
+        boxes = torch.zeros(len(proposals), slots, 4, device=device)
+        for row, given in zip(boxes, proposals, strict=True):
+            row[: len(given)] = given.to(device)
+        scores = torch.zeros(boxes.shape[:2], device=device)
+        counts = torch.tensor([len(given) for given in proposals]).to(device, non_blocking=True)
+        return Proposals(boxes * _box_scale(images, batch), scores, counts)
 
     def _normalize(self, image: Tensor) -> Tensor:
         image = (image - self.mean) / self.std
@@ -90,6 +103,12 @@ class ImageTransform(nn.Module):
         if self.max_size is not None:
             scale = min(scale, self.max_size / max(height, width))
         return scale
+
+
+def _box_scale(images: Sequence[Tensor], batch: ImageBatch) -> Tensor:
+    """What takes boxes of the images to boxes of the batch, [B, 1, 4]."""
+    scale = batch.sizes / _image_sizes(images, batch.sizes.device)
+    return scale.flip(1).repeat(1, 2)[:, None]
 
 
 def to_lists(

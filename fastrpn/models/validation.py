@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_images", "check_targets"]
+__all__ = ["check_images", "check_proposals", "check_targets"]
 
 
 def check_images(images: Sequence[Tensor]) -> None:
@@ -24,6 +24,18 @@ def check_images(images: Sequence[Tensor]) -> None:
             raise ValueError(f"images[{i}] must be [3, H, W], got shape {tuple(image.shape)}")
         if not image.is_floating_point():
             raise TypeError(f"images[{i}] must be floating point in 0..1, got {image.dtype}")
+
+
+def check_proposals(proposals: Sequence[Tensor], images: Sequence[Tensor]) -> None:
+    """Raises TypeError or ValueError unless there are boxes [K, 4] for each image."""
+    if len(proposals) != len(images):
+        raise ValueError(f"proposals has {len(proposals)} entries for {len(images)} images")
+    for i, boxes in enumerate(proposals):
+        if not isinstance(boxes, Tensor) or not boxes.is_floating_point():
+            kind = boxes.dtype if isinstance(boxes, Tensor) else type(boxes).__name__
+            raise TypeError(f"proposals[{i}] must be a floating point tensor, got {kind}")
+        if boxes.dim() != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"proposals[{i}] must be [K, 4], got {tuple(boxes.shape)}")
 
 
 def check_targets(
