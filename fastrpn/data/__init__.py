@@ -1,5 +1,6 @@
 """Data sets, loading, and the synthetic data set of the demo."""
 
+from .augment import ColorJitter, RandomShortSide, augmentation
 from .baseline import ContourBaseline, majority_label
 from .coco import COCODataset, detections_to_coco_results
 from .errors import BadDataError
@@ -15,14 +16,17 @@ __all__ = [
     "SYNTHETIC_CLASSES",
     "BadDataError",
     "COCODataset",
+    "ColorJitter",
     "Compose",
     "ContourBaseline",
     "Loader",
     "ProposalSet",
     "RandomHorizontalFlip",
+    "RandomShortSide",
     "ResizeShortSide",
     "VOCDataset",
     "WithProposals",
+    "augmentation",
     "build_loader",
     "concatenate",
     "detections_to_coco_results",

@@ -52,6 +52,11 @@ class AnnotatedImages(torch.utils.data.Dataset):
         image = read_image(self.samples[index].image_path)
         return image_to_tensor(image), self.target(index)
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every image."""
+        return [sample.size for sample in self.samples]
+
     def target(self, index: int) -> dict:
         """The target of sample `index` without reading its image."""
         sample = self.samples[index]

@@ -45,6 +45,8 @@ def build_loader(
     transform: Transform | None = None,
     drop_last: bool = False,
     shard: tuple[int, int] = (0, 1),
+    sizes: Sequence[tuple[int, int]] | None = None,
+    pin_memory: bool = False,
 ) -> Loader:
     """A loader over any data set that returns (image, target).
 
@@ -58,6 +60,10 @@ def build_loader(
         drop_last: leave out a last batch that is not full.
         shard: (rank, size): of each batch only every size-th image, from the rank-th on, so that
             `size` processes share each batch and the order does not depend on how many they are.
+        sizes: (height, width) of each image. If given, upright images and others come in batches
+            of their own, which need less padding; only an epoch's last batches may mix them. Still
+            each image comes once an epoch, in as many batches.
+        pin_memory: put batches into memory from which a GPU copies while it computes.
 
     Returns:
         A `Loader`, which yields (list of float32 [3,H,W], list of targets).
@@ -66,7 +72,10 @@ def build_loader(
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     if workers < 0:
         raise ValueError(f"workers must not be negative, got {workers}")
-    batches = EpochBatches(len(dataset), batch_size, shuffle, seed, drop_last, shard)
+    if sizes is not None and len(sizes) != len(dataset):
+        raise ValueError(f"sizes has {len(sizes)} entries for {len(dataset)} images")
+    upright = [0] * len(dataset) if sizes is None else [int(h > w) for h, w in sizes]
+    batches = EpochBatches(upright, batch_size, shuffle, seed, drop_last, shard)
     loader = DataLoader(
         _Transformed(dataset, transform, seed),
         batch_sampler=batches,
@@ -74,7 +83,7 @@ def build_loader(
         collate_fn=collate,
         worker_init_fn=_start_worker,
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         generator=torch.Generator(),  # else each pass would advance the global one
     )
     return Loader(batches, loader)
@@ -88,37 +97,54 @@ def collate(samples: Sequence[tuple[torch.Tensor, dict]]) -> tuple[list[torch.Te
 
 class EpochBatches:
     """Yields batches of (epoch, index). The epoch travels with the index because persistent workers
-    hold a copy of the data set that never hears of a new epoch."""
+    hold a copy of the data set that never hears of a new epoch.
+
+    `groups` [length] holds a number for each image; images of different numbers meet in the last
+    batches of an epoch only.
+    """
 
     def __init__(
         self,
-        length: int,
+        groups: Sequence[int],
         batch_size: int,
         shuffle: bool,
         seed: int,
         drop_last: bool,
         shard: tuple[int, int] = (0, 1),
     ):
-        self.length, self.batch_size = length, batch_size
+        self.groups, self.batch_size = groups, batch_size
         self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
         self.rank, self.size = shard
         self.epoch = 0
         self.skip = 0
 
     def __len__(self) -> int:
-        full, rest = divmod(self.length, self.batch_size)
+        full, rest = divmod(len(self.groups), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, first = self.epoch, self.skip
         self.epoch, self.skip = epoch + 1, 0
-        order = np.arange(self.length)
+        order = np.arange(len(self.groups))
         if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
-        for number in range(first, len(self)):
-            start = number * self.batch_size
-            batch = order[start : start + self.batch_size]
-            yield [(epoch, int(i)) for i in batch[self.rank :: self.size]]
+            order = np.random.default_rng([self.seed, epoch]).permutation(order)
+        for batch in self._batches(order)[first : len(self)]:
+            yield [(epoch, index) for index in batch[self.rank :: self.size]]
+
+    def _batches(self, order: np.ndarray) -> list[list[int]]:
+        """Batches of one group in the order in which they fill up, then what is left over: as many
+        as without groups."""
+        full: list[list[int]] = []
+        waiting: dict[int, list[int]] = {group: [] for group in self.groups}
+        for index in order.tolist():
+            batch = waiting[self.groups[index]]
+            batch.append(index)
+            if len(batch) == self.batch_size:
+                full.append(batch)
+                waiting[self.groups[index]] = []
+        rest = [index for batch in waiting.values() for index in batch]
+        starts = range(0, len(rest), self.batch_size)
+        return full + [rest[start : start + self.batch_size] for start in starts]
 
 
 class _Transformed(Dataset):

@@ -31,6 +31,11 @@ class TrainConfig:
         weight_decay: for weights; biases and norms have none.
         clip_grad_norm: greatest norm of the gradient; None does not clip.
         flip: mirror training images left to right with this probability.
+        color_jitter: greatest changes of brightness, contrast, saturation and hue of training
+            images; see :class:`fastrpn.data.ColorJitter`. Nothing changes when it is empty.
+        short_sides: train at several scales: each image's short side is drawn from these. Empty
+            takes the model's ``min_size``.
+        group_by_shape: batches of upright images and batches of others, for less padding.
         workers: processes that read data; 0 reads in this one.
         eval_every: epochs between evaluations; 0 evaluates at the end alone.
         checkpoint_every: steps between checkpoints; 0 means once an epoch.
@@ -63,6 +68,9 @@ class TrainConfig:
     weight_decay: float = 5e-4
     clip_grad_norm: float | None = 10.0
     flip: float = 0.5
+    color_jitter: tuple[float, ...] = ()
+    short_sides: tuple[int, ...] = ()
+    group_by_shape: bool = True
 
     seed: int = 0
     device: str = "cpu"
@@ -84,7 +92,10 @@ class TrainConfig:
             what = " or ".join(map(repr, choices))
             self._require(name, getattr(self, name) in choices, what)
         self._require("flip", 0 <= self.flip <= 1, "a probability")
+        self._require("color_jitter", len(self.color_jitter) <= 4, "at most four numbers")
+        self._require("short_sides", all(side >= 1 for side in self.short_sides), "positive")
         self.lr_steps = tuple(self.lr_steps)
+        self.color_jitter, self.short_sides = tuple(self.color_jitter), tuple(self.short_sides)
         self.train_set = _names(self.train_set)
         self.val_set = _names(self.val_set) if self.val_set else None
 

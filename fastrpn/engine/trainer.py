@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastrpn.data import RandomHorizontalFlip, build_loader, open_dataset
+from fastrpn.data import augmentation, build_loader, open_dataset
 from fastrpn.engine.checkpoint import (
     describe_model,
     load_checkpoint,
@@ -97,14 +97,19 @@ class Trainer:
         self.objective = objective(self.model) if objective else self.model
         self.objective.to(self.device)
         self.optimizer = _sgd(self.model, config)
+        self.model.transform.resizes_training_images = not config.short_sides
         self.loader = build_loader(
             dataset,
             config.batch_size,
             shuffle=True,
             seed=config.seed,
             workers=config.workers,
-            transform=RandomHorizontalFlip(config.flip) if config.flip else None,
+            transform=augmentation(
+                config.flip, config.color_jitter, config.short_sides, self.model.config.max_size
+            ),
             drop_last=len(dataset) >= config.batch_size,
+            sizes=getattr(dataset, "sizes", None) if config.group_by_shape else None,
+            pin_memory=self.device.type == "cuda",
         )
         self.total = config.steps or config.epochs * len(self.loader)
         self.step = 0

@@ -22,6 +22,7 @@ class ImageTransform(nn.Module):
         super().__init__()
         self.min_size = config.min_size
         self.max_size = config.max_size
+        self.resizes_training_images = True  # False: the loader gives them their size
         self.divisible = config.size_divisible
         self.bgr = config.bgr
         self.register_buffer("mean", torch.tensor(config.image_mean).view(3, 1, 1), False)
@@ -91,7 +92,7 @@ class ImageTransform(nn.Module):
 
     def _resize(self, image: Tensor) -> Tensor:
         scale = self.scale(*image.shape[1:])
-        if scale == 1.0:
+        if scale == 1.0 or (self.training and not self.resizes_training_images):
             return image
         return F.interpolate(
             image[None], scale_factor=scale, mode="bilinear", recompute_scale_factor=True

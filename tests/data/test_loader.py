@@ -75,6 +75,47 @@ def test_drop_last():
     assert len(loader) == 2 and [len(batch) for batch in _ids(loader)] == [4, 4]
 
 
+SIZES = [(9, 5) if i % 3 == 0 else (5, 9) for i in range(11)]  # 0, 3, 6 and 9 stand upright
+
+
+def _grouped(**options):
+    kwargs = {"shuffle": True, "seed": 1, "sizes": SIZES, **options}
+    return build_loader(Numbers(), 3, **kwargs)
+
+
+def test_groups_share_no_batch_but_the_last_ones():
+    loader = _grouped()
+    for _ in range(3):
+        batches = _ids(loader)
+        assert sorted(_flat(batches)) == list(range(11)) and len(batches) == len(loader) == 4
+        kinds = [{i % 3 == 0 for i in batch} for batch in batches]
+        assert all(len(kind) == 1 for kind in kinds[:3])
+        assert {True} in kinds[:3] and {False} in kinds[:3]
+        assert [len(batch) for batch in batches] == [3, 3, 3, 2]
+
+
+def test_groups_follow_from_seed_and_epoch():
+    loader = _grouped()
+    first, second = _ids(loader), _ids(loader)
+    assert first != second
+    again = _grouped()
+    again.set_epoch(1)
+    assert _ids(again) == second
+
+
+def test_resuming_inside_an_epoch_of_groups():
+    loader = _grouped(drop_last=True)
+    whole = _ids(loader)
+    assert len(whole) == len(loader) == 3
+    loader.set_epoch(0, skip_batches=1)
+    assert _ids(loader) == whole[1:]
+
+
+def test_sizes_must_be_as_many_as_images():
+    with pytest.raises(ValueError, match="sizes has 2 entries for 11 images"):
+        _grouped(sizes=SIZES[:2])
+
+
 def test_workers_change_nothing():
     def run(workers):
         loader = build_loader(

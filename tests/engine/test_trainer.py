@@ -98,6 +98,18 @@ def test_loss_falls_when_one_batch_is_learnt_by_heart(config):
     assert sum(sums[-5:]) < 0.6 * sum(sums[1:6])
 
 
+def test_scales_and_colours_change_training_and_repeat(config, tmp_path):
+    changed = dataclasses.replace(
+        config, steps=3, short_sides=(48, 64), color_jitter=(0.4, 0.4, 0.4, 0.1)
+    )
+    first = train(changed)
+    again = train(dataclasses.replace(changed, output=str(tmp_path / "again")))
+    assert losses(first.history) == losses(again.history)
+    plain = train(dataclasses.replace(config, steps=3, output=str(tmp_path / "plain")))
+    assert losses(first.history) != losses(plain.history)
+    assert not first.model.transform.resizes_training_images
+
+
 def test_evaluation_keeps_the_best_and_reports_metrics(config):
     result = train(dataclasses.replace(config, steps=4, val_set="val", eval_every=1))
     assert {"AP", "AP50", "per_class"} <= set(result.metrics)

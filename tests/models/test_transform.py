@@ -66,3 +66,12 @@ def test_detections_return_to_the_images_own_pixels():
     assert first["boxes"].shape == (0, 4)
     assert second["boxes"].tolist() == [[8.0, 16.0, 24.0, 32.0]]
     assert second["scores"].shape == second["labels"].shape == (1,)
+
+
+def test_training_images_that_the_loader_resized_stay_as_they_are():
+    transform = ImageTransform(ModelConfig(min_size=64))
+    image = torch.rand(3, 40, 50)
+    assert transform([image]).sizes.tolist() == [[64, 80]]
+    transform.resizes_training_images = False
+    assert transform([image]).sizes.tolist() == [[40, 50]]
+    assert transform.eval()([image]).sizes.tolist() == [[64, 80]]
