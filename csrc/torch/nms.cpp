@@ -1,7 +1,10 @@
 // nms, batched_nms and nms_padded: one kernel, three ways to hand out its result.
 #include "core/nms/nms.h"
 
+#include <cstring>
+#include <memory>
 #include <tuple>
+#include <utility>
 
 #include "torch/tensor.h"
 
@@ -20,11 +23,6 @@ void launch_cuda(const NmsArgs& args, const Tensor& boxes) {
   check_status(nms_cuda(args, workspace.mutable_data_ptr(), current_stream(boxes)), "nms");
 }
 #endif
-
-struct Kept {
-  Tensor indices;  // [batch, max_output]; [max_output] for boxes of shape [N, 4]
-  Tensor counts;   // [batch]
-};
 
 void check_inputs(const Tensor& boxes, const Tensor& scores, bool batched) {
   const int64_t dims = batched ? 3 : 2;
@@ -46,69 +44,96 @@ Tensor as_int64(const Tensor& tensor, const char* name, const Tensor& like, int6
   return as_contiguous(tensor);
 }
 
-Kept suppress(const Tensor& boxes, const Tensor& scores, double iou_threshold, int64_t max_output,
-              const std::optional<Tensor>& counts, const std::optional<Tensor>& groups,
-              std::optional<double> score_threshold, bool batched, Launch launch) {
+// Checked arguments, all but the outputs, and the tensors that `args` points into.
+struct Inputs {
+  Tensor boxes, scores;
+  std::optional<Tensor> counts, groups;
+  NmsArgs args;
+};
+
+Inputs check_and_prepare(const Tensor& boxes, const Tensor& scores, double iou_threshold, int64_t max_output,
+                         const std::optional<Tensor>& counts, const std::optional<Tensor>& groups,
+                         std::optional<double> score_threshold, bool batched) {
   check_inputs(boxes, scores, batched);
   STD_TORCH_CHECK(max_output >= 0, "max_output must not be negative");
-  const int64_t batch = batched ? boxes.size(0) : 1;
-  const int64_t n = boxes.size(batched ? 1 : 0);
-  Kept kept{batched ? new_empty_tensor({batch, max_output}, ScalarType::Long, boxes)
-                    : new_empty_tensor({max_output}, ScalarType::Long, boxes),
-            new_empty_tensor({batch}, ScalarType::Long, boxes)};
-  if (batch == 0) return kept;
-  const Tensor all_boxes = as_contiguous(boxes), all_scores = as_contiguous(scores);
-  const Tensor all_counts = counts ? as_int64(*counts, "counts", boxes, batch) : kept.counts;
-  const Tensor all_groups = groups ? as_int64(*groups, "groups", boxes, batch * n) : kept.counts;
-
-  NmsArgs args{};
+  Inputs inputs{as_contiguous(boxes), as_contiguous(scores), std::nullopt, std::nullopt, {}};
+  NmsArgs& args = inputs.args;
   args.dtype = dtype_of(boxes, "boxes");
-  args.boxes = all_boxes.const_data_ptr();
-  args.scores = all_scores.const_data_ptr();
-  if (counts) args.counts = static_cast<const int64_t*>(all_counts.const_data_ptr());
-  if (groups) args.groups = static_cast<const int64_t*>(all_groups.const_data_ptr());
-  args.batch = batch;
-  args.n = n;
+  args.boxes = inputs.boxes.const_data_ptr();
+  args.scores = inputs.scores.const_data_ptr();
+  args.batch = batched ? boxes.size(0) : 1;
+  args.n = boxes.size(batched ? 1 : 0);
+  if (counts) {
+    inputs.counts = as_int64(*counts, "counts", boxes, args.batch);
+    args.counts = static_cast<const int64_t*>(inputs.counts->const_data_ptr());
+  }
+  if (groups) {
+    inputs.groups = as_int64(*groups, "groups", boxes, args.batch * args.n);
+    args.groups = static_cast<const int64_t*>(inputs.groups->const_data_ptr());
+  }
   args.iou_threshold = iou_threshold;
   args.has_score_threshold = score_threshold.has_value();
   args.score_threshold = score_threshold.value_or(0);
   args.max_output = max_output;
-  args.indices = static_cast<int64_t*>(kept.indices.mutable_data_ptr());
-  args.kept = static_cast<int64_t*>(kept.counts.mutable_data_ptr());
-  launch(args, boxes);
-  return kept;
+  return inputs;
 }
 
-// The rows that are there. Reads the count: on CUDA this waits for the kernel.
-Tensor without_padding(Kept kept) {
-  const Tensor count =
-      kept.counts.is_cpu()
-          ? kept.counts
-          : torch::stable::to(kept.counts, torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  return torch::stable::narrow(kept.indices, 0, 0, *static_cast<const int64_t*>(count.const_data_ptr()));
+void launch_into(Tensor& indices, Tensor& counts, Inputs& inputs, Launch launch) {
+  inputs.args.indices = static_cast<int64_t*>(indices.mutable_data_ptr());
+  inputs.args.kept = static_cast<int64_t*>(counts.mutable_data_ptr());
+  launch(inputs.args, inputs.boxes);
+}
+
+// The kept rows of one set of boxes, no more.
+Tensor keep_on_cpu(Inputs inputs, Launch launch) {
+  // A tensor costs more than a small problem: make one only, when its size is known.
+  const std::unique_ptr<int64_t[]> rows(new int64_t[inputs.args.max_output]);
+  int64_t count = 0;
+  inputs.args.indices = rows.get();
+  inputs.args.kept = &count;
+  launch(inputs.args, inputs.boxes);
+  Tensor indices = new_empty_tensor({count}, ScalarType::Long, inputs.boxes);
+  if (count > 0) memcpy(indices.mutable_data_ptr(), rows.get(), size_t(count) * sizeof(int64_t));
+  return indices;
+}
+
+// The same on CUDA, where reading the count waits for the kernel.
+Tensor keep_on_device(Inputs inputs, Launch launch) {
+  Tensor indices = new_empty_tensor({inputs.args.max_output}, ScalarType::Long, inputs.boxes);
+  Tensor counts = new_empty_tensor({1}, ScalarType::Long, inputs.boxes);
+  launch_into(indices, counts, inputs, launch);
+  counts = torch::stable::to(counts, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  return torch::stable::narrow(indices, 0, 0, *static_cast<const int64_t*>(counts.const_data_ptr()));
+}
+
+Tensor keep(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
+            double iou_threshold, Launch launch) {
+  const int64_t n = boxes.dim() > 0 ? boxes.size(0) : 0;
+  Inputs inputs = check_and_prepare(boxes, scores, iou_threshold, n, std::nullopt, idxs, std::nullopt, false);
+  return boxes.is_cpu() ? keep_on_cpu(std::move(inputs), launch) : keep_on_device(std::move(inputs), launch);
 }
 
 template <Launch launch>
 Tensor nms(Tensor boxes, Tensor scores, double iou_threshold) {
-  const int64_t n = boxes.dim() > 0 ? boxes.size(0) : 0;
-  return without_padding(
-      suppress(boxes, scores, iou_threshold, n, std::nullopt, std::nullopt, std::nullopt, false, launch));
+  return keep(boxes, scores, std::nullopt, iou_threshold, launch);
 }
 
 template <Launch launch>
 Tensor batched_nms(Tensor boxes, Tensor scores, Tensor idxs, double iou_threshold) {
-  const int64_t n = boxes.dim() > 0 ? boxes.size(0) : 0;
-  return without_padding(
-      suppress(boxes, scores, iou_threshold, n, std::nullopt, idxs, std::nullopt, false, launch));
+  return keep(boxes, scores, idxs, iou_threshold, launch);
 }
 
 template <Launch launch>
 std::tuple<Tensor, Tensor> nms_padded(Tensor boxes, Tensor scores, double iou_threshold, int64_t max_output,
                                       std::optional<Tensor> counts, std::optional<Tensor> groups,
                                       std::optional<double> score_threshold) {
-  const Kept kept =
-      suppress(boxes, scores, iou_threshold, max_output, counts, groups, score_threshold, true, launch);
-  return {kept.indices, kept.counts};
+  Inputs inputs =
+      check_and_prepare(boxes, scores, iou_threshold, max_output, counts, groups, score_threshold, true);
+  const int64_t batch = inputs.args.batch;
+  Tensor indices = new_empty_tensor({batch, max_output}, ScalarType::Long, boxes);
+  Tensor kept = new_empty_tensor({batch}, ScalarType::Long, boxes);
+  if (batch > 0) launch_into(indices, kept, inputs, launch);
+  return {indices, kept};
 }
 
 }  // namespace

@@ -46,10 +46,25 @@ void prefer_huge_pages(const Tensor& tensor) {
 
 Tensor new_empty_tensor(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor& like,
                         bool channels_last) {
-  using torch::headeronly::MemoryFormat;
-  Tensor tensor =
-      torch::stable::empty({sizes.begin(), sizes.size()}, dtype, std::nullopt, like.device(), std::nullopt,
-                           channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  // Straight from the C shim: torch::stable::empty looks the operator up by name, at twice the cost.
+  constexpr int kMaxDims = 4;
+  STD_TORCH_CHECK(sizes.size() <= kMaxDims, "at most 4 dimensions");
+  constexpr int kChannelsLast[] = {1, 3, 2, 0};  // from the innermost dimension out
+  const int dims = int(sizes.size());
+  int64_t strides[kMaxDims], stride = 1;
+  for (int i = 0; i < dims; ++i) {
+    const int dim = channels_last ? kChannelsLast[i] : dims - 1 - i;
+    const int64_t size = sizes.begin()[dim];
+    strides[dim] = stride;
+    stride *= size > 1 ? size : 1;
+  }
+  const torch::stable::Device device = like.device();
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      dims, sizes.begin(), strides, torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(device.type())), device.index(),
+      &handle));
+  Tensor tensor(handle);
   prefer_huge_pages(tensor);
   return tensor;
 }

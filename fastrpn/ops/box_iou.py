@@ -7,6 +7,9 @@ from fastrpn.ops._checks import FLOAT_DTYPES
 from fastrpn.ops.boxes import box_convert
 from fastrpn.ops.iou_variants import check_box_sets, inter_union
 
+# The overload itself: finding it through torch.ops at each call would cost half a microsecond.
+_box_iou = torch.ops.fastrpn.box_iou.default
+
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     """Intersection over union of every pair of boxes; as `torchvision.ops.box_iou`.
@@ -27,17 +30,30 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
         TypeError: not a tensor, not numbers, or two dtypes.
         ValueError: wrong shape, two devices, or an unknown format.
     """
+    if fmt == "xyxy" and _kernel_takes(boxes1) and _kernel_takes(boxes2):
+        try:
+            return _box_iou(boxes1, boxes2)
+        except Exception:  # the operator refuses bad input itself; only then find the words for it
+            check_box_sets(boxes1, boxes2)
+            raise
     check_box_sets(boxes1, boxes2)
     if fmt != "xyxy":
-        boxes1, boxes2 = box_convert(boxes1, fmt, "xyxy"), box_convert(boxes2, fmt, "xyxy")
-    wants_gradient = torch.is_grad_enabled() and (boxes1.requires_grad or boxes2.requires_grad)
-    if wants_gradient or boxes1.dtype not in FLOAT_DTYPES or boxes1.dim() != 2 or boxes2.dim() != 2:
-        inter, union = inter_union(boxes1, boxes2)
-        return inter / union
-    return torch.ops.fastrpn.box_iou(boxes1, boxes2)
+        return box_iou(box_convert(boxes1, fmt, "xyxy"), box_convert(boxes2, fmt, "xyxy"))
+    inter, union = inter_union(boxes1, boxes2)
+    return inter / union
+
+
+def _kernel_takes(boxes: Tensor) -> bool:
+    return (
+        isinstance(boxes, Tensor)
+        and boxes.dtype in FLOAT_DTYPES
+        and boxes.dim() == 2
+        and not (boxes.requires_grad and torch.is_grad_enabled())
+    )
 
 
 @torch.library.register_fake("fastrpn::box_iou")
 def _(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    check_box_sets(boxes1, boxes2)
     dtype = torch.promote_types(boxes1.dtype, torch.float32)
     return boxes1.new_empty(boxes1.shape[0], boxes2.shape[0], dtype=dtype)
