@@ -85,8 +85,9 @@ def rpn_proposals(
         raise ValueError("model is in training mode; call model.eval() first")
     if limit < 1:
         raise ValueError(f"limit must be positive, got {limit}")
+    device = next(model.parameters()).device
     with torch.inference_mode(), _proposing(model, limit):
-        batch = model.transform(images, model.memory_format)
+        batch = model.transform([image.to(device) for image in images], model.memory_format)
         proposals, _ = model.rpn(model.features(batch.images), batch)
     results = []
     for image, size, boxes, scores, count in zip(

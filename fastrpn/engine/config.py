@@ -25,6 +25,12 @@ class TrainConfig:
         model, preset, model_options: arguments of :func:`fastrpn.models.faster_rcnn`.
         steps: length of the run; None means ``epochs`` passes over the training set.
         schedule: "joint" trains all parts at once, "alternating" in the paper's four steps.
+        rpn_stage, box_stage: settings that are different in the steps of the alternating schedule
+            that train the RPN (1 and 3) and Fast R-CNN (2 and 4), for example ``{"steps": 40000}``.
+        proposals: file of ``fastrpn proposals`` for the training set: Fast R-CNN alone is trained,
+            on these.
+        val_proposals: likewise for the validation set, without which Fast R-CNN alone is not
+            evaluated.
         lr_schedule: "steps" multiplies the rate by ``lr_gamma`` at each fraction of the run in
             ``lr_steps``; "cosine" lets it fall to 0.
         warmup_steps: steps of linear warm-up from 0.
@@ -56,6 +62,10 @@ class TrainConfig:
     model_options: dict[str, Any] = field(default_factory=dict)
 
     schedule: str = "joint"
+    rpn_stage: dict[str, Any] = field(default_factory=dict)
+    box_stage: dict[str, Any] = field(default_factory=dict)
+    proposals: str | None = None
+    val_proposals: str | None = None
     batch_size: int = 8
     epochs: int = 10
     steps: int | None = None
@@ -96,6 +106,11 @@ class TrainConfig:
         self._require("short_sides", all(side >= 1 for side in self.short_sides), "positive")
         self.lr_steps = tuple(self.lr_steps)
         self.color_jitter, self.short_sides = tuple(self.color_jitter), tuple(self.short_sides)
+        names = {setting.name for setting in dataclasses.fields(self)}
+        for name in ("rpn_stage", "box_stage"):
+            self._require(name, set(getattr(self, name)) <= names, "settings of a training")
+        alone = self.proposals is None or self.schedule == "joint"
+        self._require("schedule", alone, "'joint' where proposals are given")
         self.train_set = _names(self.train_set)
         self.val_set = _names(self.val_set) if self.val_set else None
 

@@ -37,8 +37,8 @@ def config_from(options: argparse.Namespace) -> TrainConfig:
     """The settings that were given, defaults for the others."""
     names = {setting.name for setting in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in vars(options).items() if name in names}
-    if isinstance(given.get("model_options"), list):
-        given["model_options"] = dict(given["model_options"])
+    for name in ("model_options", "rpn_stage", "box_stage"):
+        given.update({name: dict(given[name])} if name in given else {})  # pairs
     return TrainConfig(**given)
 
 

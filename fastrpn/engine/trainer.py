@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastrpn.data import augmentation, build_loader, open_dataset
+from fastrpn.data import ProposalSet, WithProposals, augmentation, build_loader, open_dataset
 from fastrpn.engine.checkpoint import (
     describe_model,
     load_checkpoint,
@@ -24,6 +24,7 @@ from fastrpn.engine.checkpoint import (
 )
 from fastrpn.engine.config import TrainConfig, lr_factor
 from fastrpn.engine.evaluate import evaluate
+from fastrpn.engine.objectives import FastRCNNObjective
 from fastrpn.engine.progress import TrainingProgress
 from fastrpn.engine.seed import random_state, seed_everything, set_random_state
 from fastrpn.models import FasterRCNN, faster_rcnn
@@ -56,12 +57,21 @@ def train(config: TrainConfig) -> TrainResult:
         ValueError: the checkpoint to resume from belongs to another model.
         NonFiniteLossError: a loss became infinite or NaN.
     """
-    if config.schedule == "alternating":
-        raise NotImplementedError("schedule 'alternating' follows")
+    from fastrpn.engine.alternating import train_alternating  # which imports this module
+
     dataset = open_dataset(config.data, config.train_set, config.classes, config.on_bad_data)
     validation = None
     if config.val_set is not None:
         validation = open_dataset(config.data, config.val_set, dataset.classes, config.on_bad_data)
+    if config.proposals is not None:
+        dataset = WithProposals(dataset, ProposalSet.load(config.proposals))
+        if config.val_proposals is None:
+            validation = None
+        if validation is not None:
+            validation = WithProposals(validation, ProposalSet.load(config.val_proposals))
+        return Trainer(config, dataset, validation, FastRCNNObjective).run()
+    if config.schedule == "alternating":
+        return train_alternating(config, dataset, validation)
     return Trainer(config, dataset, validation).run()
 
 

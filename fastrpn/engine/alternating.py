@@ -1,0 +1,121 @@
+"""The paper's 4-step alternating training (section 3.2, "Sharing features for RPN and Fast R-CNN").
+
+1. Train the RPN from the initial backbone.
+2. Train Fast R-CNN on the RPN's proposals, from the initial backbone again: nothing is shared yet.
+3. Train a new RPN on the backbone of step 2, which rests from now on.
+4. Go on training the Fast R-CNN layers on the new proposals.
+
+Each step starts from the whole model of the step before, except for step 2, which starts anew. So
+the last model has the backbone of step 2, the RPN of step 3 and the detection head of step 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+from torch import Tensor, nn
+
+from fastrpn.analysis import propose_dataset
+from fastrpn.data import ProposalSet, WithProposals
+from fastrpn.data.annotated import AnnotatedImages
+from fastrpn.engine.checkpoint import load_checkpoint, save_checkpoint
+from fastrpn.engine.config import TrainConfig
+from fastrpn.engine.objectives import FastRCNNObjective, RPNObjective
+from fastrpn.engine.trainer import Trainer, TrainResult
+from fastrpn.models import FasterRCNN
+
+__all__ = ["train_alternating"]
+
+
+def train_alternating(
+    config: TrainConfig, dataset: AnnotatedImages, validation: AnnotatedImages | None = None
+) -> TrainResult:
+    """Trains in four steps, each a run of :class:`Trainer` in a folder of its own.
+
+    ``config.output`` gets ``1-rpn/``, ``2-fast-rcnn/``, ``3-rpn/`` and ``4-fast-rcnn/``, the
+    proposals ``1-rpn/proposals.npz`` and ``3-rpn/proposals.npz``, and in the end ``last.pt``, an
+    ordinary checkpoint of the detector. With ``config.resume`` a finished step and its proposals
+    are used as they are, and an interrupted one continues.
+
+    Args:
+        config: the settings; ``rpn_stage`` replaces some in steps 1 and 3, ``box_stage`` does in
+            steps 2 and 4.
+        dataset: the training images.
+        validation: evaluated in step 4; the detector is complete only then.
+
+    Returns:
+        the result of step 4; its history has the entries of all steps with their "stage", 1 to 4.
+    """
+    rpn_config, box_config = (
+        partial(_stage_config, config, settings)
+        for settings in (config.rpn_stage, config.box_stage)
+    )
+    first = Trainer(rpn_config("1-rpn"), dataset, objective=RPNObjective)
+    proposals, result1 = _train_and_propose(first)
+    result2 = Trainer(
+        box_config("2-fast-rcnn"), WithProposals(dataset, proposals), objective=FastRCNNObjective
+    ).run()
+    third = Trainer(
+        rpn_config("3-rpn"), dataset, objective=_with_shared_backbone(RPNObjective, result2.model)
+    )
+    proposals, result3 = _train_and_propose(third)
+    result4 = Trainer(
+        box_config("4-fast-rcnn"),
+        WithProposals(dataset, proposals),
+        validation,
+        objective=_with_shared_backbone(FastRCNNObjective, result3.model),
+    ).run()
+
+    for file in ("last.pt", "best.pt"):
+        if (result4.checkpoint.parent / file).exists():
+            content = load_checkpoint(result4.checkpoint.with_name(file))
+            save_checkpoint(Path(config.output) / file, {**content, "config": config.as_dict()})
+    history = [
+        {"stage": stage, **entry}
+        for stage, result in enumerate((result1, result2, result3, result4), start=1)
+        for entry in result.history
+    ]
+    return replace(result4, checkpoint=Path(config.output) / "last.pt", history=history)
+
+
+def _stage_config(config: TrainConfig, settings: dict[str, Any], name: str) -> TrainConfig:
+    model_options = {**config.model_options, **settings.get("model_options", {})}
+    settings = {**settings, "model_options": model_options, "output": f"{config.output}/{name}"}
+    return replace(config, **settings)
+
+
+def _with_shared_backbone(
+    objective: Callable[[FasterRCNN, bool], nn.Module], start: FasterRCNN
+) -> Callable[[FasterRCNN], nn.Module]:
+    """The objective of a new model with the weights of `start`, whose backbone rests."""
+    weights: dict[str, Tensor] = start.state_dict()
+
+    def build(model: FasterRCNN) -> nn.Module:
+        model.load_state_dict(weights)
+        return objective(model, False)
+
+    return build
+
+
+def _train_and_propose(trainer: Trainer) -> tuple[ProposalSet, TrainResult]:
+    """Trains an RPN and lets it propose for the training set, unless a file from before does."""
+    path = trainer.output / "proposals.npz"
+    finished = trainer.step == trainer.total
+    result = trainer.run()
+    if finished and path.exists():
+        return ProposalSet.load(path), result
+    model = result.model.eval()
+    proposals, _ = propose_dataset(
+        trainer.dataset,
+        "rpn",
+        model,
+        limit=model.config.rpn_post_nms_top_n_train,
+        track=partial(track, description="Proposing", disable=not trainer.config.progress),
+    )
+    proposals.save(path)
+    return proposals, result
