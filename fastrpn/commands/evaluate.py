@@ -17,12 +17,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from fastrpn.data import open_dataset
-    from fastrpn.engine import evaluate, load_model
+    from fastrpn.engine import distributed, evaluate, load_model
     from fastrpn.engine.report import print_metrics, write_json
 
     model, classes = load_model(options.checkpoint)
     dataset = open_dataset(options.data, options.image_set, classes, options.on_bad_data)
-    metrics = evaluate(model, dataset, batch_size=options.batch_size)
+    with distributed.process_group():
+        metrics = evaluate(model, dataset, batch_size=options.batch_size)
+        is_main = distributed.is_main()
+    if not is_main:
+        return
     print_metrics(metrics)
     if options.output:
         print(f"wrote {write_json(options.output, metrics)}")

@@ -10,8 +10,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from fastrpn.engine import train
+    from fastrpn.engine import distributed, train
     from fastrpn.engine.options import config_from
 
-    result = train(config_from(options))
-    print(f"checkpoint: {result.checkpoint}")
+    config = config_from(options)
+    with distributed.process_group(config.device):
+        result = train(config)
+        if distributed.is_main():
+            print(f"checkpoint: {result.checkpoint}")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fastrpn.analysis import propose_dataset
 from fastrpn.data import ProposalSet, WithProposals
 from fastrpn.data.annotated import AnnotatedImages
+from fastrpn.engine import distributed
 from fastrpn.engine.checkpoint import load_checkpoint, save_checkpoint
 from fastrpn.engine.config import TrainConfig
 from fastrpn.engine.objectives import FastRCNNObjective, RPNObjective
@@ -72,7 +73,7 @@ def train_alternating(
     ).run()
 
     for file in ("last.pt", "best.pt"):
-        if (result4.checkpoint.parent / file).exists():
+        if distributed.is_main() and (result4.checkpoint.parent / file).exists():
             content = load_checkpoint(result4.checkpoint.with_name(file))
             save_checkpoint(Path(config.output) / file, {**content, "config": config.as_dict()})
     history = [
@@ -117,5 +118,6 @@ def _train_and_propose(trainer: Trainer) -> tuple[ProposalSet, TrainResult]:
         limit=model.config.rpn_post_nms_top_n_train,
         track=partial(track, description="Proposing", disable=not trainer.config.progress),
     )
-    proposals.save(path)
+    if distributed.is_main():
+        proposals.save(path)
     return proposals, result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from fastrpn.models import FasterRCNN, faster_rcnn
 
 __all__ = ["describe_model", "load_checkpoint", "load_model", "require_same_model"]
-__all__ += ["save_checkpoint"]
+__all__ += ["remove_leftovers", "save_checkpoint"]
 
 _FORMAT = "fastrpn checkpoint 1"
 
@@ -42,6 +43,17 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
     finally:
         os.close(directory)
     return path
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Deletes what a process that was killed in the middle of writing has left in a run's folder.
+
+    No other process may be writing there.
+    """
+    for path in Path(folder).glob(".*.pt.*"):
+        path.unlink()
+    for path in Path(folder).glob(".rehearsal-*"):
+        shutil.rmtree(path)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class TrainConfig:
         classes: names, or None to take them from the data.
         on_bad_data: "stop" at a broken sample, or "skip" it and count.
         model, preset, model_options: arguments of :func:`fastrpn.models.faster_rcnn`.
+        batch_size: images in a batch; under torchrun the processes share them.
+        accumulate: batches whose gradients make one step.
         steps: length of the run; None means ``epochs`` passes over the training set.
         schedule: "joint" trains all parts at once, "alternating" in the paper's four steps.
         rpn_stage, box_stage: settings that are different in the steps of the alternating schedule
@@ -35,6 +37,7 @@ class TrainConfig:
             ``lr_steps``; "cosine" lets it fall to 0.
         warmup_steps: steps of linear warm-up from 0.
         weight_decay: for weights; biases and norms have none.
+        precision: "fp32", or "bf16" for autocast to bfloat16 in training.
         clip_grad_norm: greatest norm of the gradient; None does not clip.
         flip: mirror training images left to right with this probability.
         color_jitter: greatest changes of brightness, contrast, saturation and hue of training
@@ -47,6 +50,10 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints; 0 means once an epoch.
         log_every: steps between lines of the progress bar, and between checks for non-finite
             losses; every step is in the history.
+        tensorboard: write TensorBoard events into ``output``.
+        pictures: images to draw detections on at each evaluation; 0 draws nothing.
+        rehearsal: before the first step, take one batch through training, evaluation, pictures and
+            a checkpoint, so that what is broken fails at once; leaves no trace.
         resume: continue from ``output``'s last checkpoint if there is one.
     """
 
@@ -67,6 +74,7 @@ class TrainConfig:
     proposals: str | None = None
     val_proposals: str | None = None
     batch_size: int = 8
+    accumulate: int = 1
     epochs: int = 10
     steps: int | None = None
     lr: float = 0.02
@@ -76,6 +84,7 @@ class TrainConfig:
     warmup_steps: int = 100
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    precision: str = "fp32"
     clip_grad_norm: float | None = 10.0
     flip: float = 0.5
     color_jitter: tuple[float, ...] = ()
@@ -88,13 +97,16 @@ class TrainConfig:
     eval_every: int = 0
     checkpoint_every: int = 0
     log_every: int = 10
+    tensorboard: bool = False
+    pictures: int = 4
+    rehearsal: bool = True
     resume: bool = False
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "log_every"):
+        for name in ("batch_size", "accumulate", "epochs", "log_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_steps", "weight_decay", "workers", "eval_every", "checkpoint_every"):
+        for name in _NOT_NEGATIVE:
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("lr", self.lr > 0 and math.isfinite(self.lr), "positive")
         self._require("steps", self.steps is None or self.steps >= 1, "at least 1")
@@ -123,7 +135,13 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-_CHOICES = {"schedule": ("joint", "alternating"), "lr_schedule": ("steps", "cosine")}
+_CHOICES = {
+    "schedule": ("joint", "alternating"),
+    "lr_schedule": ("steps", "cosine"),
+    "precision": ("fp32", "bf16"),
+}
+_NOT_NEGATIVE = ("warmup_steps", "weight_decay", "workers", "eval_every", "checkpoint_every")
+_NOT_NEGATIVE += ("pictures", "seed")
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -24,9 +24,9 @@ from fastrpn.data.baseline import ContourBaseline, majority_label
 from fastrpn.data.image_io import write_atomically
 from fastrpn.engine.config import TrainConfig
 from fastrpn.engine.evaluate import detect_all, evaluate_detections
+from fastrpn.engine.pictures import draw_model_proposals
 from fastrpn.engine.trainer import train
 from fastrpn.models import FasterRCNN
-from fastrpn.ops import clip_boxes_to_image, decode_boxes
 
 __all__ = ["demo_config", "run_demo"]
 
@@ -142,36 +142,12 @@ def _draw(
     ap = {name: scores["per_class"][name]["voc_ap_area"] for name in scores["curves"]}
     return {
         "detections": viz.write_image(output / "detections.png", sheet),
-        "proposals": viz.write_image(output / "proposals.png", _proposals(model, images[0])),
+        "proposals": viz.write_image(
+            output / "proposals.png", draw_model_proposals(model.eval(), images[0])
+        ),
         "loss curve": viz.plot_losses(history, output / "losses.png"),
         "precision and recall": viz.plot_pr_curves(scores["curves"], output / "pr_curves.png", ap),
     }
-
-
-@torch.inference_mode()
-def _proposals(model: FasterRCNN, image: torch.Tensor):
-    """A picture of the RPN's best boxes before NMS and of what NMS leaves."""
-    model.eval()
-    batch = model.transform([image])
-    scale = image.shape[1] / float(batch.sizes[0, 0])
-    features = model.features(batch.images)
-    levels = model.config.of_rpn(features)
-    objectness, deltas = (values[0] for values in model.rpn.head(levels))
-    grids = [tuple(level.shape[-2:]) for level in levels]
-    anchors = model.rpn.anchors(grids, tuple(batch.images.shape[-2:]))
-    count = min(model.config.rpn_pre_nms_top_n_test, len(anchors))
-    logits, best = objectness.topk(count)
-    before = decode_boxes(deltas[best], anchors[best])
-    before = clip_boxes_to_image(before, tuple(batch.sizes[0].tolist()))
-    after, _ = model.rpn(features, batch)
-    kept = int(after.counts[0])
-    return viz.draw_proposals(
-        image,
-        before * scale,
-        logits.sigmoid(),
-        after.boxes[0, :kept] * scale,
-        after.scores[0, :kept],
-    )
 
 
 def _summarize(metrics: dict[str, Any], files: dict[str, Path]) -> None:

@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from rich.progress import track
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
+
+from fastrpn.data import build_loader
+from fastrpn.engine import distributed
 
 from .coco_ap import coco_precision
 from .voc_ap import voc_curve
@@ -20,23 +23,32 @@ def evaluate(
     dataset: Dataset,
     *,
     batch_size: int = 4,
+    workers: int = 0,
     progress: bool = True,
 ) -> dict:
     """Runs a detector over a data set and scores it.
+
+    Under torchrun each process takes its share of the images and all get the numbers.
 
     Args:
         model: a module (put into eval mode meanwhile; images go to its device) or any callable
             from a list of images float32 [3,H,W] to a list of {"boxes", "scores", "labels"}.
         dataset: `ds[i] -> (image, target)`, with `classes` ("__background__" first). Where targets
             hold "proposals", the model gets them and classifies these.
-        batch_size: images a call.
+        batch_size: images a call, in one process.
+        workers: processes that read images; 0 reads in this one.
         progress: show a progress bar.
 
     Returns:
         What `evaluate_detections` returns.
     """
-    detections, targets = detect_all(model, dataset, batch_size=batch_size, progress=progress)
-    return evaluate_detections(detections, targets, dataset.classes)
+    detections, targets = detect_all(
+        model, dataset, batch_size=batch_size, workers=workers, progress=progress
+    )
+    metrics = None
+    if distributed.is_main():
+        metrics = evaluate_detections(detections, targets, dataset.classes)
+    return distributed.broadcast(metrics)
 
 
 @torch.inference_mode()
@@ -45,9 +57,13 @@ def detect_all(
     dataset: Dataset,
     *,
     batch_size: int = 4,
+    workers: int = 0,
     progress: bool = True,
 ) -> tuple[list[dict], list[dict]]:
-    """Detections and targets of every image, in order, on the CPU."""
+    """Detections and targets of every image, in order, on the CPU; see `evaluate`.
+
+    Under torchrun every process gets all of them, each image once.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     is_module = isinstance(model, torch.nn.Module)
@@ -55,20 +71,25 @@ def detect_all(
     was_training = is_module and model.training
     if is_module:
         model.eval()
-    detections, targets = [], []
+    rank, size = distributed.rank(), distributed.size()
+    share = Subset(dataset, range(rank, len(dataset), size))
+    loader = build_loader(share, batch_size, shuffle=False, seed=0, workers=workers)
+    found = []
     try:
-        starts = range(0, len(dataset), batch_size)
-        for start in track(starts, "Evaluating", disable=not progress):
-            batch = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-            images = [image.to(device) for image, _ in batch]
-            given = [target["proposals"] for _, target in batch if "proposals" in target]
+        for images, targets in track(
+            loader, "Evaluating", len(loader), disable=not progress or rank > 0
+        ):
+            images = [image.to(device) for image in images]
+            given = [target["proposals"] for target in targets if "proposals" in target]
             results = model(images, proposals=given) if given else model(images)
-            detections += [{key: value.cpu() for key, value in r.items()} for r in results]
-            targets += [target for _, target in batch]
+            results = [{key: value.cpu() for key, value in r.items()} for r in results]
+            found += zip(results, targets, strict=True)
     finally:
         if was_training:
             model.train()
-    return detections, targets
+    shares = distributed.all_gather(found)
+    pairs = [shares[i % size][i // size] for i in range(len(dataset))]
+    return [detection for detection, _ in pairs], [target for _, target in pairs]
 
 
 def evaluate_detections(

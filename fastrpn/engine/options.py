@@ -8,14 +8,18 @@ import typing
 import yaml
 
 from fastrpn.engine.config import TrainConfig
+from fastrpn.engine.config_file import config_from_dict, read_config_file
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds an option for every field; fields without a default are required.
+    """Adds an option for every field, and `--config` for a file that holds such settings.
 
     A truth value becomes `--name` and `--no-name`, a tuple or list takes several values, a dict
     takes KEY=VALUE pairs with values in YAML.
     """
+    parser.add_argument(
+        "--config", metavar="YAML", help="settings, as in a run's config.yaml; options override it"
+    )
     hints = typing.get_type_hints(TrainConfig)
     for setting in dataclasses.fields(TrainConfig):
         required = (
@@ -24,9 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         )
         parser.add_argument(
             f"--{setting.name.replace('_', '-')}",
-            required=required,
             default=argparse.SUPPRESS,
-            help=None if required else f"default: {_default(setting)}",
+            help="required" if required else f"default: {_default(setting)}",
             **_how_to_parse(hints[setting.name]),
         )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -34,12 +37,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def config_from(options: argparse.Namespace) -> TrainConfig:
-    """The settings that were given, defaults for the others."""
+    """The settings that were given, then the config file's, then defaults."""
     names = {setting.name for setting in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in vars(options).items() if name in names}
     for name in ("model_options", "rpn_stage", "box_stage"):
         given.update({name: dict(given[name])} if name in given else {})  # pairs
-    return TrainConfig(**given)
+    of_file = read_config_file(options.config) if options.config else {}
+    return config_from_dict({**of_file, **given})
 
 
 def _default(setting: dataclasses.Field) -> object:

@@ -1,34 +1,46 @@
-"""The progress bar of a training run."""
+"""The progress of a training run: losses, speed, memory and the time that is left."""
 
 from __future__ import annotations
 
+import datetime
+import resource
+import sys
 import time
 from typing import Any
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-__all__ = ["TrainingProgress"]
+__all__ = ["TrainingProgress", "peak_memory"]
 
 _SHORT = {"objectness": "rpn", "rpn_box_reg": "box", "classifier": "class", "box_reg": "box"}
+_LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 class TrainingProgress:
-    """Shows step, losses, learning rate, speed and the time that is left; a context manager."""
+    """A bar on a terminal, lines elsewhere; a context manager.
 
-    def __init__(self, total: int, step: int, batch_size: int, enabled: bool) -> None:
-        self.batch_size = batch_size
+    Args:
+        total: steps of the run.
+        step: steps that were taken before.
+        images_per_step: in all processes.
+        device: whose memory to show.
+        enabled: whether to show anything.
+    """
+
+    def __init__(
+        self, total: int, step: int, images_per_step: int, device: torch.device, enabled: bool
+    ) -> None:
+        self.total = total
+        self.images_per_step = images_per_step
+        self.device = device
+        self._steps, self._seconds = 0, 0.0  # of training alone
         self._since = (step, time.perf_counter())
+        self._last_line = -_LINE_EVERY
         self._bar = Progress(
             BarColumn(bar_width=10),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("left  {task.fields[text]}"),
+            TextColumn("{task.fields[text]}"),
             disable=not enabled,
         )
         self._task = self._bar.add_task("training", total=total, completed=step, text="")
@@ -40,21 +52,55 @@ class TrainingProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def update(self, step: int, entry: dict[str, Any]) -> None:
-        """Shows the newest entry of the history."""
+    def update(self, step: int, entry: dict[str, Any]) -> dict[str, float]:
+        """Shows the newest entry of the history.
+
+        Returns:
+            "images_per_second" since the last update and "memory_gib", the peak.
+        """
         last_step, last_time = self._since
         now = time.perf_counter()
-        speed = (step - last_step) * self.batch_size / max(now - last_time, 1e-9)
+        steps, seconds = step - last_step, max(now - last_time, 1e-9)
         self._since = (step, now)
-        losses = {k.removeprefix("loss_"): v for k, v in entry.items() if k.startswith("loss_")}
-        parts = " ".join(f"{_SHORT.get(name, name)} {value:.2f}" for name, value in losses.items())
-        text = f"loss {sum(losses.values()):.2f} ({parts}) lr {entry['lr']:.4f}"
-        self._bar.update(self._task, completed=step, text=f"{text}  {speed:.0f} img/s")
-
-    def print_metrics(self, step: int, metrics: dict[str, Any]) -> None:
-        """Writes a line above the bar."""
-        numbers = "  ".join(
-            f"{name} {metrics[name]:.3f}" for name in ("AP", "AP50") if metrics[name] is not None
+        self._steps, self._seconds = self._steps + steps, self._seconds + seconds
+        speed = steps * self.images_per_step / seconds
+        memory = peak_memory(self.device) / 2**30
+        left = (self.total - step) * self._seconds / self._steps
+        self._show(
+            step,
+            f"left {datetime.timedelta(seconds=round(left))}  {_describe(entry)}  "
+            f"{speed:.3g} img/s  {memory:.1f} GiB",
         )
+        return {"images_per_second": speed, "memory_gib": memory}
+
+    def print_metrics(self, step: int, metrics: dict[str, float | None]) -> None:
+        """Writes a line above the bar; leaves the time of the evaluation out of the speed."""
+        self._since = (step, time.perf_counter())
+        known = {name: value for name, value in metrics.items() if value is not None}
+        self._print(f"step {step}: " + "  ".join(f"{n} {value:.3f}" for n, value in known.items()))
+
+    def _print(self, text: str) -> None:
         if not self._bar.disable:
-            self._bar.console.print(f"step {step}: {numbers}")
+            self._bar.console.print(text, highlight=False)
+
+    def _show(self, step: int, text: str) -> None:
+        self._bar.update(self._task, completed=step, text=text)
+        now = time.perf_counter()
+        is_due = step == self.total or now - self._last_line >= _LINE_EVERY
+        if is_due and not self._bar.console.is_terminal:
+            self._last_line = now
+            self._print(f"step {step}/{self.total}  {text}")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors took on a GPU, else the most that the process has had in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _describe(entry: dict[str, Any]) -> str:
+    losses = {k.removeprefix("loss_"): v for k, v in entry.items() if k.startswith("loss_")}
+    parts = " ".join(f"{_SHORT.get(name, name)} {value:.2f}" for name, value in losses.items())
+    return f"loss {sum(losses.values()):.2f} ({parts}) lr {entry['lr']:.4f}"

@@ -27,6 +27,11 @@ def print_metrics(metrics: dict, console: Console | None = None) -> None:
     (console or Console()).print(table)
 
 
+def summary(metrics: dict) -> dict[str, float | None]:
+    """The numbers over all classes of what `evaluate` returned."""
+    return {name: metrics[name] for name in COLUMNS}
+
+
 def write_json(path: str | Path, content: object) -> Path:
     """Writes JSON whole or not at all."""
     return write_atomically(path, json.dumps(content, indent=1).encode())

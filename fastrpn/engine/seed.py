@@ -1,4 +1,4 @@
-"""Seeding, and the state of random numbers that a checkpoint keeps."""
+"""Seeding: every random number of a run follows from its seed and the place where it is drawn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-__all__ = ["random_state", "seed_everything", "set_random_state"]
+__all__ = ["seed_everything", "seed_step"]
 
 
 def seed_everything(seed: int) -> None:
@@ -17,17 +17,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def random_state() -> dict[str, torch.Tensor | list[torch.Tensor]]:
-    """The state of torch's generators; the model draws from no others.
+def seed_step(seed: int, step: int, part: int = 0, rank: int = 0) -> None:
+    """Seeds torch for one forward pass of a training step: sampling and dropout.
 
-    Order and augmentation of the data follow from (seed, epoch, index) and have no state.
+    So there is no state of a generator that a checkpoint could lose, and nothing that happens
+    between two steps (an evaluation, a picture) changes the second one. Order and augmentation of
+    the data follow from (seed, epoch, index) in the same way.
     """
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_random_state(state: dict) -> None:
-    """Restores what :func:`random_state` returned."""
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    high, low = np.random.SeedSequence([seed, step, part, rank]).generate_state(2)
+    torch.manual_seed((int(high) << 31) ^ int(low))

@@ -1,39 +1,50 @@
-"""The training loop: steps, checkpoints, history. By default it trains all parts of the detector
-at once (approximate joint training, section 3.2 of the paper)."""
+"""The training loop: steps, evaluations, checkpoints. By default it trains all parts of the
+detector at once (approximate joint training, section 3.2 of the paper)."""
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
-from fastrpn.data import ProposalSet, WithProposals, augmentation, build_loader, open_dataset
+from fastrpn.data import (
+    Loader,
+    ProposalSet,
+    WithProposals,
+    augmentation,
+    build_loader,
+    open_dataset,
+    write_image,
+)
+from fastrpn.engine import distributed
+from fastrpn.engine.board import Board
 from fastrpn.engine.checkpoint import (
     describe_model,
     load_checkpoint,
+    remove_leftovers,
     require_same_model,
     save_checkpoint,
 )
-from fastrpn.engine.config import TrainConfig, lr_factor
+from fastrpn.engine.config import TrainConfig
+from fastrpn.engine.config_file import write_config_file
 from fastrpn.engine.evaluate import evaluate
+from fastrpn.engine.history import LossHistory, NonFiniteLossError, RunLog
 from fastrpn.engine.objectives import FastRCNNObjective
+from fastrpn.engine.pictures import draw_evaluation
 from fastrpn.engine.progress import TrainingProgress
-from fastrpn.engine.seed import random_state, seed_everything, set_random_state
+from fastrpn.engine.rehearsal import rehearse
+from fastrpn.engine.report import summary
+from fastrpn.engine.seed import seed_everything
+from fastrpn.engine.step import Batch, OptimizerStep, sgd
 from fastrpn.models import FasterRCNN, faster_rcnn
 
 __all__ = ["NonFiniteLossError", "TrainResult", "Trainer", "train"]
-
-
-class NonFiniteLossError(RuntimeError):
-    """Training has diverged; the message names the step and its images."""
 
 
 @dataclass
@@ -47,10 +58,13 @@ class TrainResult:
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Trains on annotated images; writes ``last.pt``, ``best.pt`` and ``history.jsonl``.
+    """Trains on annotated images.
+
+    Writes into ``config.output``: ``config.yaml`` (settings, versions, commit), ``last.pt`` and
+    ``best.pt``, ``history.jsonl`` (a line a step), ``evaluations.jsonl`` and ``pictures/``.
 
     Equal configurations on equal data give equal weights, bit for bit on the CPU, whether or not
-    the run was interrupted and resumed.
+    the run was killed and resumed. Under torchrun the processes share the work.
 
     Raises:
         BadDataError: a file of the data set is unusable.
@@ -63,16 +77,18 @@ def train(config: TrainConfig) -> TrainResult:
     validation = None
     if config.val_set is not None:
         validation = open_dataset(config.data, config.val_set, dataset.classes, config.on_bad_data)
+    objective = None
     if config.proposals is not None:
+        objective = FastRCNNObjective
         dataset = WithProposals(dataset, ProposalSet.load(config.proposals))
         if config.val_proposals is None:
             validation = None
         if validation is not None:
             validation = WithProposals(validation, ProposalSet.load(config.val_proposals))
-        return Trainer(config, dataset, validation, FastRCNNObjective).run()
-    if config.schedule == "alternating":
-        return train_alternating(config, dataset, validation)
-    return Trainer(config, dataset, validation).run()
+    with distributed.process_group(config.device):
+        if config.schedule == "alternating" and objective is None:
+            return train_alternating(config, dataset, validation)
+        return Trainer(config, dataset, validation, objective).run()
 
 
 class Trainer:
@@ -85,6 +101,9 @@ class Trainer:
         objective: called with the new model, gives the module (images, targets) -> losses that is
             minimised, by default the model itself. It may load weights and let parts of the model
             rest, see :mod:`fastrpn.engine.objectives`.
+
+    Raises:
+        ValueError: the batches cannot be shared by the processes, or are too many to accumulate.
     """
 
     def __init__(
@@ -100,132 +119,102 @@ class Trainer:
         self.output = Path(config.output)
         self.output.mkdir(parents=True, exist_ok=True)
         seed_everything(config.seed)
-        self.device = torch.device(config.device)
+        self.device = distributed.local_device(config.device)
         self.model = faster_rcnn(
             config.model, len(dataset.classes), config.preset, **config.model_options
         )
         self.objective = objective(self.model) if objective else self.model
         self.objective.to(self.device)
-        self.optimizer = _sgd(self.model, config)
+        self.optimizer = sgd(self.model, config)
         self.model.transform.resizes_training_images = not config.short_sides
-        self.loader = build_loader(
-            dataset,
-            config.batch_size,
-            shuffle=True,
-            seed=config.seed,
-            workers=config.workers,
-            transform=augmentation(
-                config.flip, config.color_jitter, config.short_sides, self.model.config.max_size
-            ),
-            drop_last=len(dataset) >= config.batch_size,
-            sizes=getattr(dataset, "sizes", None) if config.group_by_shape else None,
-            pin_memory=self.device.type == "cuda",
-        )
-        self.total = config.steps or config.epochs * len(self.loader)
+        self.loader = self._build_loader()
+        self.steps_per_epoch = len(self.loader) // config.accumulate
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"accumulate must be at most the {len(self.loader)} batches of an epoch, "
+                f"got {config.accumulate}"
+            )
+        self.total = config.steps or config.epochs * self.steps_per_epoch
         self.step = 0
         self.best = -math.inf
-        self.history: list[dict[str, Any]] = []
-        self._unread: list[tuple[dict[str, Any], Tensor, list[Any]]] = []
+        self.metrics: dict[str, Any] | None = None
         if config.resume and self.last_checkpoint.exists():
             self._restore()
-        else:
-            self.history_file.unlink(missing_ok=True)
+        self.history = RunLog(self.output / "history.jsonl", self.step)
+        self.evaluations = RunLog(self.output / "evaluations.jsonl", self.step)
+        self.losses = LossHistory(self.history)
+        is_partial = self.objective is not self.model
+        self.optimizer_step = OptimizerStep(
+            self.objective, is_partial, self.optimizer, config, self.device, self.total
+        )
 
     @property
     def last_checkpoint(self) -> Path:
         return self.output / "last.pt"
 
-    @property
-    def history_file(self) -> Path:
-        return self.output / "history.jsonl"
-
     def run(self) -> TrainResult:
         """Trains from the current step to the last."""
         config = self.config
-        metrics = None
+        is_main = distributed.is_main()
         self.objective.train()
-        with TrainingProgress(
-            self.total, self.step, config.batch_size, config.progress
-        ) as progress:
-            for images, targets in self._batches():
-                self._train_step(images, targets)
-                end_of_epoch = self.step % len(self.loader) == 0
-                last = self.step == self.total
-                if last or self.step % config.log_every == 0:
-                    self._read_losses()
-                    progress.update(self.step, self.history[-1])
-                if self.validation is not None and (last or self._evaluates_now(end_of_epoch)):
-                    metrics = self._evaluate(progress)
-                every = config.checkpoint_every
-                if last or (self.step % every == 0 if every else end_of_epoch):
+        if is_main:
+            remove_leftovers(self.output)
+            write_config_file(self.output / "config.yaml", config)
+        if config.rehearsal and self.step < self.total:
+            rehearse(self)
+        images_per_step = config.batch_size * config.accumulate
+        with (
+            Board(self.output / "tensorboard", self.step, config.tensorboard and is_main) as board,
+            TrainingProgress(
+                self.total, self.step, images_per_step, self.device, config.progress and is_main
+            ) as progress,
+        ):
+            for parts in self.batches():
+                self._take_step(parts)
+                if self._is_due(config.log_every):
+                    self.losses.flush()
+                    newest = self.history.entries[-1]
+                    speed = progress.update(self.step, newest)
+                    board.scalars("train", newest | speed, self.step)
+                if self._is_due(config.eval_every * self.steps_per_epoch):
+                    self._evaluate(board, progress)
+                if self._is_due(config.checkpoint_every or self.steps_per_epoch):
                     self._save()
-        return TrainResult(self.last_checkpoint, self.history, metrics, self.model)
+        distributed.same_buffers(self.model)
+        return TrainResult(self.last_checkpoint, self.history.entries, self.metrics, self.model)
 
-    def _batches(self) -> Iterator[tuple[list[Tensor], list[dict]]]:
-        while self.step < self.total:
-            epoch, done = divmod(self.step, len(self.loader))
-            self.loader.set_epoch(epoch, skip_batches=done)
-            for batch in self.loader:
-                yield batch
-                if self.step == self.total:
-                    return
-
-    def _train_step(self, images: list[Tensor], targets: list[dict]) -> None:
+    def batches(self) -> Iterator[list[Batch]]:
+        """For each step from the current one, the batches to accumulate."""
         config = self.config
-        lr = config.lr * lr_factor(config, self.step, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        names = [target.get("image_id") for target in targets]
-        images = [image.to(self.device, non_blocking=True) for image in images]
-        targets = [
-            {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in target.items()}
-            for target in targets
-        ]
-        losses = self.objective(images, targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
-        limit = math.inf if config.clip_grad_norm is None else config.clip_grad_norm
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.optimizer.step()
-        epoch = self.step // len(self.loader)
-        self.step += 1
-        entry = {"step": self.step, "epoch": epoch, "lr": lr, "time": time.time()}
-        entry.update(dict.fromkeys([*losses, "grad_norm"]))
-        values = torch.stack([*losses.values(), norm]).detach()
-        self._unread.append((entry, values, names))
+        while self.step < self.total:
+            epoch, done = divmod(self.step, self.steps_per_epoch)
+            self.loader.set_epoch(epoch, skip_batches=done * config.accumulate)
+            batches = iter(self.loader)
+            for _ in range(done, min(self.steps_per_epoch, done + self.total - self.step)):
+                yield list(islice(batches, config.accumulate))
 
-    def _read_losses(self) -> None:
-        """Moves losses from the device into the history; the only wait of the training loop."""
-        with self.history_file.open("a", encoding="utf-8") as file:
-            for entry, values, names in self._unread:
-                keys = [key for key, value in entry.items() if value is None]
-                entry.update(zip(keys, values.tolist(), strict=True))
-                if not all(math.isfinite(entry[key]) for key in keys if key != "grad_norm"):
-                    losses = ", ".join(f"{key} {entry[key]:g}" for key in keys)
-                    raise NonFiniteLossError(
-                        f"non-finite loss at step {entry['step']}, image_id {names}: {losses}; "
-                        "a lower learning rate or a longer warm-up may help"
-                    )
-                self.history.append(entry)
-                file.write(json.dumps(entry) + "\n")
-        self._unread.clear()
-
-    def _evaluates_now(self, end_of_epoch: bool) -> bool:
-        every = self.config.eval_every
-        return bool(every) and end_of_epoch and (self.step // len(self.loader)) % every == 0
-
-    def _evaluate(self, progress: TrainingProgress) -> dict[str, Any]:
+    def score(self, dataset: Dataset) -> dict[str, Any]:
+        """What `evaluate` says of the model as it is now, in float32; all processes take part."""
+        distributed.same_buffers(self.model)
+        batch_size = self.config.batch_size // distributed.size()
         metrics = evaluate(
-            self.model, self.validation, batch_size=self.config.batch_size, progress=False
+            self.model, dataset, batch_size=batch_size, workers=self.config.workers, progress=False
         )
         self.objective.train()  # evaluation puts the whole model back into training mode
-        progress.print_metrics(self.step, metrics)
-        if (metrics["AP"] or 0.0) > self.best:
-            self.best = metrics["AP"] or 0.0
-            save_checkpoint(self.output / "best.pt", self._content())
         return metrics
 
-    def _content(self) -> dict[str, Any]:
+    def draw(self, dataset: Dataset, folder: Path, board: Board | None = None) -> None:
+        """Writes pictures of detections and proposals, if any are wanted."""
+        if self.config.pictures == 0:
+            return
+        for name, image in draw_evaluation(self.model, dataset, self.config.pictures).items():
+            write_image(folder / f"{name}-{self.step:06d}.jpg", image)
+            if board is not None:
+                board.picture(name, image, self.step)
+        self.objective.train()
+
+    def content(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
         return {
             "model": describe_model(self.config.model, self.model, self.dataset.classes),
             "weights": self.model.state_dict(),
@@ -233,35 +222,70 @@ class Trainer:
             "step": self.step,
             "total": self.total,
             "best": self.best,
-            "random": random_state(),
+            "metrics": self.metrics,
             "config": self.config.as_dict(),
         }
 
+    def _build_loader(self) -> Loader:
+        config, processes = self.config, distributed.size()
+        is_full = len(self.dataset) >= config.batch_size
+        if processes > 1 and (config.batch_size % processes or not is_full):
+            raise ValueError(
+                f"batch_size must be a multiple of the {processes} processes and at most the "
+                f"{len(self.dataset)} images, got {config.batch_size}"
+            )
+        return build_loader(
+            self.dataset,
+            config.batch_size,
+            shuffle=True,
+            seed=config.seed,
+            workers=config.workers,
+            transform=augmentation(
+                config.flip, config.color_jitter, config.short_sides, self.model.config.max_size
+            ),
+            drop_last=is_full,
+            sizes=getattr(self.dataset, "sizes", None) if config.group_by_shape else None,
+            pin_memory=self.device.type == "cuda",
+            shard=(distributed.rank(), processes),
+        )
+
+    def _take_step(self, parts: list[Batch]) -> None:
+        rate, losses = self.optimizer_step(parts, self.step)
+        names = [target.get("image_id") for _, targets in parts for target in targets]
+        epoch = self.step // self.steps_per_epoch
+        self.step += 1
+        self.losses.add({"step": self.step, "epoch": epoch, "lr": rate}, losses, names)
+
+    def _is_due(self, every: int) -> bool:
+        """Whether to do now what is done every so many steps, and at the end; 0: then alone."""
+        return self.step == self.total or (every > 0 and self.step % every == 0)
+
+    def _evaluate(self, board: Board, progress: TrainingProgress) -> None:
+        if self.validation is None:
+            return
+        self.losses.flush()
+        self.metrics = self.score(self.validation)
+        numbers = summary(self.metrics)
+        self.evaluations.append([{"step": self.step, **numbers}])
+        board.scalars("val", numbers, self.step)
+        better = (self.metrics["AP"] or 0.0) > self.best
+        self.best = max(self.best, self.metrics["AP"] or 0.0)
+        if distributed.is_main():
+            self.draw(self.validation, self.output / "pictures", board)
+            if better:
+                save_checkpoint(self.output / "best.pt", self.content())
+        progress.print_metrics(self.step, numbers)
+
     def _save(self) -> None:
-        self._read_losses()  # a checkpoint of a diverged model must not replace a good one
-        save_checkpoint(self.last_checkpoint, self._content())
+        self.losses.flush()  # a checkpoint of a diverged model must not replace a good one
+        if distributed.is_main():
+            save_checkpoint(self.last_checkpoint, self.content())
 
     def _restore(self) -> None:
-        path = self.last_checkpoint
-        content = load_checkpoint(path)
+        content = load_checkpoint(self.last_checkpoint)
         wanted = describe_model(self.config.model, self.model, self.dataset.classes)
-        require_same_model(path, content["model"], wanted)
+        require_same_model(self.last_checkpoint, content["model"], wanted)
         self.model.load_state_dict(content["weights"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.best = content["step"], content["best"]
-        set_random_state(content["random"])
-        if self.history_file.exists():
-            lines = self.history_file.read_text(encoding="utf-8").splitlines()
-            entries = [json.loads(line) for line in lines if line.endswith("}")]
-            self.history = [entry for entry in entries if entry["step"] <= self.step]
-        text = "".join(json.dumps(entry) + "\n" for entry in self.history)
-        self.history_file.write_text(text, encoding="utf-8")
-
-
-def _sgd(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        self.metrics = content.get("metrics")

@@ -72,14 +72,14 @@ def test_equal_runs_are_equal_bit_for_bit(config, tmp_path):
 def test_an_interrupted_run_continues_with_the_same_losses(config, tmp_path, monkeypatch):
     whole = train(config)
     broken = dataclasses.replace(config, output=str(tmp_path / "broken"), checkpoint_every=3)
-    take_step = Trainer._train_step
+    take_step = Trainer._take_step
 
-    def stop_at_step_five(self, images, targets):
+    def stop_at_step_five(self, parts):
         if self.step == 5:
             raise KeyboardInterrupt
-        take_step(self, images, targets)
+        take_step(self, parts)
 
-    monkeypatch.setattr(Trainer, "_train_step", stop_at_step_five)
+    monkeypatch.setattr(Trainer, "_take_step", stop_at_step_five)
     with pytest.raises(KeyboardInterrupt):
         train(broken)
     monkeypatch.undo()

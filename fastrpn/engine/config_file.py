@@ -1,0 +1,115 @@
+"""A run's settings as a YAML file, and the checks that values from outside need."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastrpn.data.image_io import write_atomically
+from fastrpn.engine.config import TrainConfig
+from fastrpn.engine.provenance import git_state, versions
+
+__all__ = ["config_from_dict", "read_config_file", "write_config_file"]
+
+_PROVENANCE = ("versions", "git")  # said by a written file, ignored when it is read
+
+
+def write_config_file(path: str | Path, config: TrainConfig) -> Path:
+    """Writes every setting, then ``versions`` and ``git``; `read_config_file` takes it back."""
+    content = {
+        **{name: _as_list(value) for name, value in config.as_dict().items()},
+        "versions": versions(),
+        "git": git_state(),
+    }
+    return write_atomically(path, yaml.safe_dump(content, sort_keys=False).encode())
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file: a mapping from fields of TrainConfig to values.
+
+    Raises:
+        ValueError: no such file, not YAML, not a mapping, or an unknown name.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"config {path}: cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"config {path}: must be a mapping of settings, got {content!r}")
+    values = {name: value for name, value in content.items() if name not in _PROVENANCE}
+    _check_names(values, f"config {path}: ")
+    return values
+
+
+def config_from_dict(values: Mapping[str, Any]) -> TrainConfig:
+    """Checked settings, defaults for those that are not given.
+
+    Numbers may be strings, because YAML reads ``1e-3`` as one; one value stands for a list of it.
+
+    Raises:
+        ValueError: an unknown or missing name, or a value of the wrong type; the message names it.
+    """
+    _check_names(values)
+    hints = typing.get_type_hints(TrainConfig)
+    for setting in dataclasses.fields(TrainConfig):
+        required = setting.default is setting.default_factory is dataclasses.MISSING
+        if required and setting.name not in values:
+            raise ValueError(
+                f"{setting.name} is missing: give --{setting.name}, or name it in the config file"
+            )
+    return TrainConfig(**{n: _checked(n, value, hints[n]) for n, value in values.items()})
+
+
+def _check_names(values: Mapping[str, Any], where: str = "") -> None:
+    known = [setting.name for setting in dataclasses.fields(TrainConfig)]
+    for name in values:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{where}unknown setting {name!r}, did you mean {nearest!r}?")
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value as the type hint wants it."""
+    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for kind in members:
+        try:
+            return _as_kind(name, value, kind)
+        except TypeError:
+            continue
+    wanted = hint if isinstance(hint, types.UnionType | types.GenericAlias) else hint.__name__
+    raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def _as_kind(name: str, value: Any, kind: Any) -> Any:
+    """Raises TypeError if the value is not of that kind."""
+    plain = typing.get_origin(kind) or kind
+    if plain in (list, tuple):
+        of_item = typing.get_args(kind)[0]
+        value = value if isinstance(value, list | tuple) else [value]
+        return plain(_checked(f"{name}[{i}]", item, of_item) for i, item in enumerate(value))
+    if isinstance(value, bool) and plain is not bool:
+        raise TypeError
+    if plain in (int, float) and isinstance(value, str):
+        try:
+            return plain(value)
+        except ValueError as error:
+            raise TypeError from error
+    if plain is float and isinstance(value, int):
+        return float(value)
+    if isinstance(value, plain):
+        return value
+    raise TypeError
+
+
+def _as_list(value: Any) -> Any:
+    """YAML knows no tuples."""
+    if isinstance(value, dict):
+        return {key: _as_list(item) for key, item in value.items()}
+    return [_as_list(item) for item in value] if isinstance(value, list | tuple) else value

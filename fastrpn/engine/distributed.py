@@ -1,0 +1,118 @@
+"""One run in several processes, as torchrun starts them; without it, everything here is a no-op.
+
+    torchrun --nproc-per-node=2 -m fastrpn train ...
+
+Each process computes its share of every batch. The main process (rank 0) alone writes and prints.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+__all__ = ["all_gather", "barrier", "broadcast", "is_main", "local_device", "mean"]
+__all__ += ["process_group", "rank", "same_buffers", "share_gradients", "size"]
+
+
+@contextmanager
+def process_group(device: str | torch.device = "cpu") -> Iterator[None]:
+    """Joins the processes that torchrun started; leaves them at the end.
+
+    Gradients travel through nccl on GPUs and gloo on CPUs; Python objects always through gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield
+        return
+    device = local_device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and prints."""
+    return rank() == 0
+
+
+def local_device(device: str | torch.device) -> torch.device:
+    """ "cuda" becomes this process's own GPU of the machine."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return device
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    if size() > 1:
+        all_gather(None)  # through gloo: a barrier of nccl would occupy the GPU
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean over the processes, on each of them."""
+    if size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / size()
+
+
+def all_gather(value: Any) -> list[Any]:
+    """The values of all processes, in the order of their ranks, on each of them."""
+    if size() == 1:
+        return [value]
+    values = [None] * size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast(value: Any) -> Any:
+    """The main process's value, on each process."""
+    if size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def same_buffers(model: nn.Module) -> None:
+    """Gives every process the main one's buffers: each has normalised by its own batches."""
+    if size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def share_gradients(module: nn.Module, device: torch.device, some_unused: bool) -> nn.Module:
+    """Wraps a module so that its backward pass averages gradients over the processes.
+
+    Args:
+        some_unused: whether its losses may leave parameters that require a gradient without one.
+    """
+    if size() == 1:
+        return module
+    return DistributedDataParallel(
+        module,
+        [device] if device.type == "cuda" else None,
+        find_unused_parameters=some_unused,
+    )
