@@ -73,7 +73,14 @@ def detect_all(
         model.eval()
     rank, size = distributed.rank(), distributed.size()
     share = Subset(dataset, range(rank, len(dataset), size))
-    loader = build_loader(share, batch_size, shuffle=False, seed=0, workers=workers)
+    loader = build_loader(
+        share,
+        batch_size,
+        shuffle=False,
+        seed=0,
+        workers=workers,
+        pin_memory=device.type == "cuda",
+    )
     found = []
     try:
         for images, targets in track(
