@@ -19,11 +19,12 @@ def draw_evaluation(model: FasterRCNN, dataset: Dataset, count: int) -> dict[str
 
     Args:
         model: put into evaluation mode meanwhile.
-        dataset: ``ds[i] -> (image [3, H, W], target)``, with ``classes``.
+        dataset: ``ds[i] -> (image [3, H, W], target)``, with ``classes``. Where targets hold
+            "proposals", the model classifies these.
         count: images of detections, at least 1.
 
     Returns:
-        "detections" and "proposals", uint8 [H, W, 3] RGB.
+        "detections" and, of a model that makes its own, "proposals"; uint8 [H, W, 3] RGB.
     """
     device = next(model.parameters()).device
     samples = [dataset[i] for i in range(min(count, len(dataset)))]
@@ -31,12 +32,14 @@ def draw_evaluation(model: FasterRCNN, dataset: Dataset, count: int) -> dict[str
     was_training = model.training
     model.eval()
     try:
-        detections = model([image.to(device) for image in images])
-        proposals = draw_model_proposals(model, images[0])
+        given = [target["proposals"] for target in targets if "proposals" in target] or None
+        detections = model([image.to(device) for image in images], proposals=given)
+        sheet = viz.contact_sheet(images, targets, detections, dataset.classes)
+        if given:
+            return {"detections": sheet}
+        return {"detections": sheet, "proposals": draw_model_proposals(model, images[0])}
     finally:
         model.train(was_training)
-    sheet = viz.contact_sheet(images, targets, detections, dataset.classes)
-    return {"detections": sheet, "proposals": proposals}
 
 
 @torch.inference_mode()

@@ -119,7 +119,7 @@ def test_proposals_are_of_the_training_set_and_reused(whole, data, monkeypatch):
         raise AssertionError("a finished step runs again")
 
     monkeypatch.setattr(alternating, "propose_dataset", refuse)
-    monkeypatch.setattr(Trainer, "_train_step", refuse)
+    monkeypatch.setattr(Trainer, "_take_step", refuse)
     again = train(make_config(data, folder, **ALTERNATING, resume=True))
     assert again.history == result.history
 
@@ -135,7 +135,7 @@ def test_an_interrupted_run_continues(whole, data, tmp_path, monkeypatch, stage,
         take_step(self, *batch)
 
     config = make_config(data, tmp_path, **ALTERNATING)
-    monkeypatch.setattr(Trainer, "_train_step", stop)
+    monkeypatch.setattr(Trainer, "_take_step", stop)
     with pytest.raises(KeyboardInterrupt):
         train(config)
     monkeypatch.undo()
