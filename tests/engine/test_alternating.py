@@ -127,7 +127,7 @@ def test_proposals_are_of_the_training_set_and_reused(whole, data, monkeypatch):
 @pytest.mark.parametrize(("stage", "step"), [("1-rpn", 1), ("4-fast-rcnn", 2)])
 def test_an_interrupted_run_continues(whole, data, tmp_path, monkeypatch, stage, step):
     folder, result = whole
-    take_step = Trainer._train_step
+    take_step = Trainer._take_step
 
     def stop(self, *batch):
         if self.output.name == stage and self.step == step:
