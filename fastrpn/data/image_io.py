@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -50,18 +52,28 @@ def encode_image(image: np.ndarray, suffix: str, jpeg_quality: int = 95) -> byte
 
 def write_atomically(path: str | Path, content: bytes) -> Path:
     """Writes `content` to a temporary file beside `path` and renames it; makes the folder."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives the name of an empty file beside `path`, which takes its place when all went well.
+
+    Makes the folder. The name ends as `path` does, for writers that go by the suffix.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        yield Path(temporary)
         os.chmod(temporary, 0o644)  # mkstemp's files are private
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)
         raise
-    return path
 
 
 def image_to_tensor(image: np.ndarray) -> torch.Tensor:

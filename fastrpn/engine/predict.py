@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,16 @@ import torch
 from torch import Tensor
 
 from fastrpn.data import image_to_tensor, read_image
+from fastrpn.data.errors import BadDataPolicy
+from fastrpn.data.media import Frame, list_media, read_media
 from fastrpn.engine.checkpoint import load_model
 
 __all__ = ["Image", "Predictor"]
 
 Image = np.ndarray | Tensor | str | Path
+Detection = dict[str, Tensor]
+
+PRECISIONS = ("fp32", "bf16")
 
 
 class Predictor:
@@ -25,15 +31,22 @@ class Predictor:
         device: where to run.
         batch_size: images in one pass through the network.
         score_threshold: detections below it are left out.
+        precision: "fp32", or "bf16" for convolutions and matrix products in bfloat16; boxes and
+            scores stay float32.
 
     Attributes:
         classes: names, "__background__" first; a detection's label is an index into them.
+
+    Raises:
+        ValueError: a bad argument or checkpoint.
 
     Example::
 
         detect = Predictor("last.pt")
         result = detect("street.jpg")  # {"boxes": [D, 4], "labels": [D], "scores": [D]}
         results = detect(["a.jpg", array])  # a list of them
+        for frame, result in detect.stream(["photos/", "clip.mp4"]):
+            print(frame.name, len(result["boxes"]))
     """
 
     def __init__(
@@ -42,18 +55,19 @@ class Predictor:
         device: str | torch.device = "cpu",
         batch_size: int = 4,
         score_threshold: float = 0.0,
+        precision: str = "fp32",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.model, self.classes = load_model(checkpoint, device)
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.score_threshold = score_threshold
+        self.precision = precision
 
-    @torch.inference_mode()
-    def __call__(
-        self, images: Image | Sequence[Image]
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    def __call__(self, images: Image | Sequence[Image]) -> Detection | list[Detection]:
         """Detects objects in one image or in several.
 
         Args:
@@ -70,12 +84,44 @@ class Predictor:
             return self([images])[0]
         results = []
         for start in range(0, len(images), self.batch_size):
-            batch = [_to_tensor(image) for image in images[start : start + self.batch_size]]
-            detections = self.model([image.to(self.device) for image in batch])
-            results += [self._select(detection) for detection in detections]
+            batch = images[start : start + self.batch_size]
+            results += self._detect([_to_tensor(image) for image in batch])
         return results
 
-    def _select(self, detection: dict[str, Tensor]) -> dict[str, Tensor]:
+    def stream(
+        self, paths: Iterable[str | Path], policy: BadDataPolicy | None = None
+    ) -> Iterator[tuple[Frame, Detection]]:
+        """Detects objects in files of any number and length.
+
+        Images are read ahead while the network computes; a batch and a few pictures are in memory.
+
+        Args:
+            paths: images, videos, and folders of them; one of these alone will do.
+            policy: whether to stop at an unreadable file, the default, or to skip it.
+
+        Yields:
+            ``Frame(path, image, number, rate)`` and its detections, as a call returns them.
+
+        Raises:
+            FileNotFoundError: a path that does not exist, or nothing to detect in.
+            BadDataError: an unreadable file, if the policy stops at it.
+        """
+        files = list_media([paths] if isinstance(paths, str | Path) else paths)
+        yield from self.detect_frames(read_media(files, policy or BadDataPolicy("stop")))
+
+    def detect_frames(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Detection]]:
+        """Detects objects in pictures as they come, ``batch_size`` at a time."""
+        frames = iter(frames)
+        while batch := list(islice(frames, self.batch_size)):
+            yield from zip(batch, self([frame.image for frame in batch]), strict=True)
+
+    @torch.inference_mode()
+    def _detect(self, images: list[Tensor]) -> list[Detection]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            detections = self.model([image.to(self.device) for image in images])
+        return [self._select(detection) for detection in detections]
+
+    def _select(self, detection: Detection) -> Detection:
         detection = {name: value.cpu() for name, value in detection.items()}
         keep = detection["scores"] >= self.score_threshold
         return {name: value[keep] for name, value in detection.items()}

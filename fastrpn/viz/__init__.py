@@ -9,8 +9,10 @@ from fastrpn.data.image_io import write_image
 from .curves import plot_losses, plot_pr_curves
 from .detections import contact_sheet, draw_detections, draw_target
 from .proposals import draw_anchors, draw_proposals
+from .video import VideoWriter
 
 __all__ = [
+    "VideoWriter",
     "contact_sheet",
     "draw_anchors",
     "draw_detections",
