@@ -5,6 +5,7 @@ With torchrun, processes share the files: torchrun --nproc-per-node=2 -m fastrpn
 
 import argparse
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 
@@ -30,7 +31,8 @@ def run(options: argparse.Namespace) -> None:
     from fastrpn.engine import Predictor, distributed
     from fastrpn.engine.detect import detect_files
 
-    with distributed.process_group(options.device):
+    # Shares may take very different times: a long video is not divided.
+    with distributed.process_group(options.device, patience=timedelta(days=7)):
         predictor = Predictor(
             options.checkpoint,
             device=distributed.local_device(options.device),

@@ -11,19 +11,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--image-set", nargs="+", default=["val"], help="a set of the folder, or folder:set"
     )
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--on-bad-data", choices=["stop", "skip"], default="stop")
     parser.add_argument("--output", type=Path, help="JSON file for all numbers and curves")
 
 
 def run(options: argparse.Namespace) -> None:
+    import torch
+
     from fastrpn.data import open_dataset
     from fastrpn.engine import distributed, evaluate, load_model
     from fastrpn.engine.report import print_metrics, write_json
 
-    model, classes = load_model(options.checkpoint)
-    dataset = open_dataset(options.data, options.image_set, classes, options.on_bad_data)
-    with distributed.process_group():
-        metrics = evaluate(model, dataset, batch_size=options.batch_size)
+    half = options.precision == "bf16"
+    with distributed.process_group(options.device):
+        device = distributed.local_device(options.device)
+        model, classes = load_model(options.checkpoint, device)
+        dataset = open_dataset(options.data, options.image_set, classes, options.on_bad_data)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            metrics = evaluate(
+                model, dataset, batch_size=options.batch_size, workers=options.workers
+            )
         is_main = distributed.is_main()
     if not is_main:
         return

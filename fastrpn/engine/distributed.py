@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -22,10 +23,17 @@ __all__ += ["process_group", "rank", "same_buffers", "share_gradients", "size"]
 
 
 @contextmanager
-def process_group(device: str | torch.device = "cpu") -> Iterator[None]:
+def process_group(
+    device: str | torch.device = "cpu", patience: timedelta | None = None
+) -> Iterator[None]:
     """Joins the processes that torchrun started; leaves them at the end.
 
     Gradients travel through nccl on GPUs and gloo on CPUs; Python objects always through gloo.
+
+    Args:
+        device: "cpu" or "cuda".
+        patience: how long a process waits for the others; None takes torch's 10 to 30 minutes. One
+            that has died is noticed at once.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
@@ -33,7 +41,8 @@ def process_group(device: str | torch.device = "cpu") -> Iterator[None]:
     device = local_device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=patience)
     try:
         yield
     finally:

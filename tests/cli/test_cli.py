@@ -45,6 +45,43 @@ def test_eval_prints_a_table_and_writes_all_numbers(checkpoint, data, tmp_path, 
     assert metrics["num_images"] == 2
 
 
+def test_train_and_eval_on_coco_and_on_several_sets(data, tmp_path, capsys):
+    from pycocotools.coco import COCO  # the file is COCO's: its own reader takes it
+
+    from fastrpn.data import VOCDataset
+
+    voc = VOCDataset(data, "train")
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps(_as_coco(voc)))
+    assert len(COCO(file).anns) == sum(len(sample.boxes) for sample in voc.samples)
+    sets = [f"{data / 'JPEGImages'}:{file}", "val"]
+    output = tmp_path / "run"
+    options = ["--data", str(data), "--train-set", *sets, "--val-set", sets[0]]
+    main(["train", *options, "--output", str(output), "--no-progress", *TRAIN])
+    report = tmp_path / "metrics.json"
+    command = ["eval", "--checkpoint", str(output / "last.pt"), "--data", str(data)]
+    main([*command, "--image-set", *sets, "--precision", "bf16", "--output", str(report)])
+    assert json.loads(report.read_text())["num_images"] == 6
+
+
+def _as_coco(dataset):
+    annotations = [
+        {
+            "image_id": sample.image_id + 1,
+            "category_id": int(label) * 10,
+            "bbox": [float(v) for v in (*box[:2], *(box[2:] - box[:2]))],
+            "iscrowd": int(ignore),
+        }
+        for sample in dataset.samples
+        for box, label, ignore in zip(sample.boxes, sample.labels, sample.ignore, strict=True)
+    ]
+    return {
+        "images": [{"id": s.image_id + 1, "file_name": s.image_path.name} for s in dataset.samples],
+        "categories": [{"id": i * 10, "name": n} for i, n in enumerate(dataset.classes) if i],
+        "annotations": [{"id": i + 1, **entry} for i, entry in enumerate(annotations)],
+    }
+
+
 def test_detect_writes_pictures_and_coco_results(checkpoint, data, tmp_path):
     images = data / "JPEGImages"
     command = ["detect", "--checkpoint", str(checkpoint), "--score-threshold", "0"]
