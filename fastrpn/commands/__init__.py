@@ -5,13 +5,14 @@ A module's docstring is the command's help, `add_options(parser)` declares its o
 that `fastrpn --help` answers at once.
 """
 
-from . import anchors, bench, demo, detect, evaluate, info, train
+from . import anchors, bench, demo, detect, evaluate, info, proposals, train
 
 COMMANDS = {
     "demo": demo,
     "train": train,
     "eval": evaluate,
     "detect": detect,
+    "proposals": proposals,
     "anchors": anchors,
     "bench": bench,
     "info": info,

@@ -10,6 +10,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-set", nargs="+", default=["val"], help="a set of the folder, or folder:set"
     )
+    parser.add_argument(
+        "--proposals", type=Path, help="file of `fastrpn proposals`, instead of the RPN's"
+    )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--workers", type=int, default=0, help="processes that read images")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
@@ -21,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     import torch
 
-    from fastrpn.data import open_dataset
+    from fastrpn.data import ProposalSet, WithProposals, open_dataset
     from fastrpn.engine import distributed, evaluate, load_model
     from fastrpn.engine.report import print_metrics, write_json
 
@@ -30,6 +33,8 @@ def run(options: argparse.Namespace) -> None:
         device = distributed.local_device(options.device)
         model, classes = load_model(options.checkpoint, device)
         dataset = open_dataset(options.data, options.image_set, classes, options.on_bad_data)
+        if options.proposals:
+            dataset = WithProposals(dataset, ProposalSet.load(options.proposals))
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             metrics = evaluate(
                 model, dataset, batch_size=options.batch_size, workers=options.workers

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastrpn.cli import main
-from fastrpn.data import generate_synthetic
+from fastrpn.data import ProposalSet, generate_synthetic
 
 TRAIN = ["--model", "tiny", "--steps", "2", "--batch-size", "2", "--warmup-steps", "1"]
 
@@ -119,11 +119,32 @@ def test_anchors_draws_the_nine(tmp_path, capsys):
     np.testing.assert_allclose(areas, [128**2, 256**2, 512**2] * 3, rtol=1e-2)
 
 
+def test_proposals_to_train_and_to_evaluate_on(checkpoint, data, tmp_path, capsys):
+    files = {name: str(tmp_path / f"{name}.npz") for name in ("train", "val")}
+    command = ["proposals", "--checkpoint", str(checkpoint), "--data", str(data), "--limit", "20"]
+    for name, file in files.items():
+        main([*command, "--image-set", name, "--output", file, "--recall"])
+    printed = capsys.readouterr().out
+    assert "proposals an image" in printed and "| rpn " in printed
+    assert len(ProposalSet.load(files["train"])) == 4
+
+    command = ["train", "--data", str(data), "--output", str(tmp_path / "run"), "--no-progress"]
+    main([*command, "--proposals", files["train"], "--val-proposals", files["val"], *TRAIN])
+    fast_rcnn = str(tmp_path / "run" / "last.pt")
+    command = ["eval", "--checkpoint", fast_rcnn, "--data", str(data), "--proposals"]
+    main([*command, files["val"], "--output", str(tmp_path / "metrics.json")])
+    assert json.loads((tmp_path / "metrics.json").read_text())["num_images"] == 2
+    with pytest.raises(SystemExit):  # the training set has more images
+        main([*command, files["val"], "--image-set", "train"])
+    assert "lack 2 of the data set's images" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "named"),
     [
         (["train", "--data", "nowhere", "--output", "out"], "nowhere"),
         (["train", "--data", "nowhere", "--output", "out", "--lr", "-1"], "lr must be positive"),
+        (["proposals", "--data", "nowhere", "--output", "rpn.npz"], "needs a --checkpoint"),
         (["eval", "--checkpoint", "missing.pt", "--data", "nowhere"], "missing.pt"),
         (["detect", "--checkpoint", "missing.pt", "x.jpg"], "missing.pt"),
     ],
