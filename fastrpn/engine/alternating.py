@@ -26,6 +26,7 @@ from fastrpn.data.annotated import AnnotatedImages
 from fastrpn.engine import distributed
 from fastrpn.engine.checkpoint import load_checkpoint, save_checkpoint
 from fastrpn.engine.config import TrainConfig
+from fastrpn.engine.config_file import config_from_dict, write_config_file
 from fastrpn.engine.objectives import FastRCNNObjective, RPNObjective
 from fastrpn.engine.trainer import Trainer, TrainResult
 from fastrpn.models import FasterRCNN
@@ -72,22 +73,26 @@ def train_alternating(
         objective=_with_shared_backbone(FastRCNNObjective, result3.model),
     ).run()
 
-    for file in ("last.pt", "best.pt"):
-        if distributed.is_main() and (result4.checkpoint.parent / file).exists():
-            content = load_checkpoint(result4.checkpoint.with_name(file))
-            save_checkpoint(Path(config.output) / file, {**content, "config": config.as_dict()})
+    output = Path(config.output)
+    if distributed.is_main():
+        write_config_file(output / "config.yaml", config)
+        for file in ("last.pt", "best.pt"):
+            if (output / "4-fast-rcnn" / file).exists():
+                content = load_checkpoint(output / "4-fast-rcnn" / file)
+                save_checkpoint(output / file, {**content, "config": config.as_dict()})
+    distributed.barrier()
     history = [
         {"stage": stage, **entry}
         for stage, result in enumerate((result1, result2, result3, result4), start=1)
         for entry in result.history
     ]
-    return replace(result4, checkpoint=Path(config.output) / "last.pt", history=history)
+    return replace(result4, checkpoint=output / "last.pt", history=history)
 
 
 def _stage_config(config: TrainConfig, settings: dict[str, Any], name: str) -> TrainConfig:
     model_options = {**config.model_options, **settings.get("model_options", {})}
     settings = {**settings, "model_options": model_options, "output": f"{config.output}/{name}"}
-    return replace(config, **settings)
+    return config_from_dict({**config.as_dict(), **settings})
 
 
 def _with_shared_backbone(
@@ -108,16 +113,15 @@ def _train_and_propose(trainer: Trainer) -> tuple[ProposalSet, TrainResult]:
     path = trainer.output / "proposals.npz"
     finished = trainer.step == trainer.total
     result = trainer.run()
-    if finished and path.exists():
-        return ProposalSet.load(path), result
-    model = result.model.eval()
-    proposals, _ = propose_dataset(
-        trainer.dataset,
-        "rpn",
-        model,
-        limit=model.config.rpn_post_nms_top_n_train,
-        track=partial(track, description="Proposing", disable=not trainer.config.progress),
-    )
-    if distributed.is_main():
+    if distributed.is_main() and not (finished and path.exists()):
+        model = result.model.eval()
+        proposals, _ = propose_dataset(
+            trainer.dataset,
+            "rpn",
+            model,
+            limit=model.config.rpn_post_nms_top_n_train,
+            track=partial(track, description="Proposing", disable=not trainer.config.progress),
+        )
         proposals.save(path)
-    return proposals, result
+    distributed.barrier()
+    return ProposalSet.load(path), result

@@ -37,6 +37,8 @@ def make_config(data, output, **settings):
         log_every=1,
         checkpoint_every=1,
         val_set=None,
+        pictures=0,
+        rehearsal=False,
         progress=False,
     )
     return dataclasses.replace(config, **settings)
@@ -129,10 +131,10 @@ def test_an_interrupted_run_continues(whole, data, tmp_path, monkeypatch, stage,
     folder, result = whole
     take_step = Trainer._take_step
 
-    def stop(self, *batch):
+    def stop(self, parts):
         if self.output.name == stage and self.step == step:
             raise KeyboardInterrupt
-        take_step(self, *batch)
+        take_step(self, parts)
 
     config = make_config(data, tmp_path, **ALTERNATING)
     monkeypatch.setattr(Trainer, "_take_step", stop)
