@@ -136,17 +136,19 @@ def objects_of(name: str) -> list[str]:
     return [*harness, *ALSO.get(name, []), f"run_{name}.o", f"{name}_cuda.o"]
 
 
-def build_mutant(op: str, old: str, new: str, name: str) -> Path:
-    """The op's executable with `old` replaced by `new` in its kernel source, to plant a fault."""
-    source = kernel_source(op)
+def build_mutant(op: str, file: str, old: str, new: str, name: str) -> Path:
+    """The op's executable with `old` replaced by `new` in csrc/core/<op>/<file>: a planted fault."""
+    source = ROOT / "csrc" / "core" / op / file
     text = source.read_text()
-    assert text.count(old) == 1, f"{source.name} has {text.count(old)} copies of {old!r}"
+    assert text.count(old) == 1, f"{file} has {text.count(old)} copies of {old!r}"
     out = build() / name
-    out.mkdir(exist_ok=True)
-    mutant = out / source.name
+    mutant = out / "core" / op / file
+    mutant.parent.mkdir(parents=True, exist_ok=True)
     mutant.write_text(text.replace(old, new))
+    kernels = mutant if file == f"{op}_cuda.cu" else kernel_source(op)
     objects = [build() / file for file in objects_of(op)[:-1]]
-    command = [compiler_path(), *KERNEL_FLAGS, "-x", "c++", mutant, "-x", "none", *objects]
+    flags = [f"-I{out}", *KERNEL_FLAGS]  # the mutant before the original
+    command = [compiler_path(), *flags, "-x", "c++", kernels, "-x", "none", *objects]
     subprocess.run([*command, "-o", out / "run", *LINK_FLAGS], check=True)
     return out / "run"
 

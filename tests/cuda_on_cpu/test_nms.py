@@ -53,6 +53,31 @@ def test_several_chunks_and_sweeps():
     run_both(boxes, scores, 0.3, 40, seeds=1)  # the first chunk ends the search
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_rows_are_sorted(dtype):
+    # Too many to be ranked by counting; few take part, for the sake of time.
+    boxes, scores = random_scene(2, 4200, seed=6, dtype=dtype)
+    run_both(boxes, scores, 0.5, 4200, seeds=1, counts=torch.tensor([90, 60]))
+
+
+@pytest.mark.parametrize("iou_threshold, with_groups", [(0.4, False), (0.2, True), (-0.5, False)])
+def test_sweeps_in_the_order_of_positions(iou_threshold, with_groups):
+    # So many rows that they are sorted by position, too; few take part, for the sake of time.
+    boxes, scores = random_scene(1, 16_400, seed=5, crowd=900.0)
+    boxes[0, 17, 0] = float("nan")
+    groups = torch.randint(-3, 3, (1, 16_400)) * 2**33 if with_groups else None
+    counts = torch.tensor([4300])
+    run_both(boxes, scores, iou_threshold, 16_400, seeds=1, counts=counts, groups=groups)
+
+
+def test_chains_of_suppression():
+    # Each box is suppressed by the one before it alone: the longest chain there can be.
+    x = torch.arange(200.0)
+    boxes = torch.stack([x, 0 * x, x + 2.5, 0 * x + 1], dim=1)[None]
+    _, kept = run_both(boxes, -x[None], 0.4, 200)
+    assert kept[0] == 100
+
+
 def test_groups_do_not_see_each_other():
     boxes, scores = random_scene(2, 200, seed=2)
     groups = torch.randint(-(2**40), 2**40, (3,))[torch.randint(0, 3, (2, 200))]
@@ -102,8 +127,13 @@ def workspace_bytes(batch, n, dtype=torch.float32):
 
 
 def test_the_workspace_is_bounded():
+    masks = 32 << 20
     assert workspace_bytes(1, 100_000) <= 64 << 20
     assert workspace_bytes(1, 1_000_000) <= 128 << 20
-    masks = 32 << 20
     assert workspace_bytes(100, 4096) <= 100 * 4096 * 80 + masks
-    assert workspace_bytes(3, 20_000, torch.float64) <= 3 * 20_000 * 80 + masks
+    assert workspace_bytes(3, 20_000, torch.float64) <= 3 * 20_000 * 100 + masks
+
+
+def test_sizes_do_not_overflow():
+    one = workspace_bytes(1, 1_000_000)
+    assert 2**32 < 90 * one < workspace_bytes(100, 1_000_000)

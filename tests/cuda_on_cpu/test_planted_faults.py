@@ -1,38 +1,58 @@
-"""Three classic mistakes, planted in copies of nms_cuda.cu: the harness catches each of them."""
+"""Classic mistakes, planted in copies of the kernels of nms: the harness catches each of them."""
 
 import pytest
 
 from . import harness
 from .test_nms import random_scene
 
+# name: (file, original, mistake, what the harness says)
 FAULTS = {
-    "removed_barrier": (
-        "tile_groups[threadIdx.x] = groups == nullptr ? 0 : groups[first_column + threadIdx.x];\n"
-        "  }\n"
-        "  __syncthreads();\n",
-        "tile_groups[threadIdx.x] = groups == nullptr ? 0 : groups[first_column + threadIdx.x];\n"
-        "  }\n",
+    "barrier_after_staging": (
+        "nms_chunk.h",
+        "  }\n  __syncthreads();\n\n  const int column",
+        "  }\n\n  const int column",
         "depends on the order of threads",
     ),
+    "barrier_before_the_output": (
+        "nms_chunk.h",
+        "  __syncthreads();\n  for (int box = thread; box < present",
+        "  for (int box = thread; box < present",
+        "depends on the order of threads|overflow",
+    ),
     "shared_memory_off_by_one": (
+        "nms_chunk.h",
         "__shared__ Candidate<C> tile_boxes[kTile];",
         "__shared__ Candidate<C> tile_boxes[kTile - 1];",
         "out of bounds|insufficient space|buffer-overflow",
     ),
+    "output_off_by_one": (
+        "nms_chunk.h",
+        "rank >= num_kept",
+        "rank > num_kept",
+        "heap-buffer-overflow|unknown-crash|use-after-poison",
+    ),
     "wrong_ballot_mask": (
-        "__ballot_sync(kAllLanes, is_kept(low))",
-        "__ballot_sync(0x7fffffffu, is_kept(low))",
+        "nms_chunk.h",
+        "__ballot_sync(kAllLanes, verdict == Verdict::keep)",
+        "__ballot_sync(0x7fffffffu, verdict == Verdict::keep)",
         "lane 31 calls with the mask 7fffffff, which lacks it|deadlock",
+    ),
+    "early_return_before_a_shuffle": (
+        "nms_order.h",
+        "  for (int step = 1; step < kThreadsPerRow; step *= 2) {",
+        "  if (row >= n) return;\n  for (int step = 1; step < kThreadsPerRow; step *= 2) {",
+        "returned",
     ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_caught(fault):
-    original, mutated, message = FAULTS[fault]
-    mutant = harness.build_mutant("nms", original, mutated, fault)
+    file, original, mutated, message = FAULTS[fault]
+    mutant = harness.build_mutant("nms", file, original, mutated, fault)
     boxes, scores = random_scene(1, 150, seed=0)
-    inputs = {"boxes": boxes, "scores": scores, "iou_threshold": 0.5, "max_output": 150}
+    max_output = 20 if fault == "output_off_by_one" else 150
+    inputs = {"boxes": boxes, "scores": scores, "iou_threshold": 0.5, "max_output": max_output}
     harness.run("nms", seeds=4, **inputs)
     with pytest.raises(harness.HarnessError, match=message):
         harness.run(mutant, seeds=4, **inputs)

@@ -24,10 +24,13 @@ class IouTest {
  public:
   explicit IouTest(double threshold) : threshold_(round_threshold_down<T>(threshold)) {}
 
+  // Whether boxes that do not meet never suppress each other: their IoU is 0 or NaN.
+  FASTRPN_HD_MEMBER bool needs_overlap() const { return threshold_ >= T(0); }
+
   FASTRPN_HD_MEMBER bool operator()(const Box<T>& a, T a_area, const Box<T>& b, T b_area) const {
     const T inter = box_intersection(a, b);
     const T both = a_area + b_area - inter;
-    if (threshold_ >= T(0) && !(inter >= threshold_ * both)) return false;
+    if (needs_overlap() && !(inter >= threshold_ * both)) return false;
     return inter / both > threshold_;
   }
 
