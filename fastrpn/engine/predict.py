@@ -14,6 +14,7 @@ from fastrpn.data import image_to_tensor, read_image
 from fastrpn.data.errors import BadDataPolicy
 from fastrpn.data.media import Frame, list_media, read_media
 from fastrpn.engine.checkpoint import load_model
+from fastrpn.engine.cuda_graph import graphed
 
 __all__ = ["Image", "Predictor"]
 
@@ -33,6 +34,12 @@ class Predictor:
         score_threshold: detections below it are left out.
         precision: "fp32", or "bf16" for convolutions and matrix products in bfloat16; boxes and
             scores stay float32.
+        cuda_graph: replay one recorded CUDA graph for each shape of batch; for few or small images
+            on a GPU, where the host is what limits the speed.
+
+    Raises:
+        ValueError: a ``batch_size`` below 1, an unknown ``precision``, or ``cuda_graph`` on a
+            device that is no GPU.
 
     Attributes:
         classes: names, "__background__" first; a detection's label is an index into them.
@@ -56,6 +63,7 @@ class Predictor:
         batch_size: int = 4,
         score_threshold: float = 0.0,
         precision: str = "fp32",
+        cuda_graph: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -66,6 +74,7 @@ class Predictor:
         self.batch_size = batch_size
         self.score_threshold = score_threshold
         self.precision = precision
+        self.detect = graphed(self.model) if cuda_graph else self.model
 
     def __call__(self, images: Image | Sequence[Image]) -> Detection | list[Detection]:
         """Detects objects in one image or in several.
@@ -118,7 +127,7 @@ class Predictor:
     @torch.inference_mode()
     def _detect(self, images: list[Tensor]) -> list[Detection]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            detections = self.model([image.to(self.device) for image in images])
+            detections = self.detect([image.to(self.device) for image in images])
         return [self._select(detection) for detection in detections]
 
     def _select(self, detection: Detection) -> Detection:

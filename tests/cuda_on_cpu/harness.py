@@ -137,7 +137,7 @@ def objects_of(name: str) -> list[str]:
 
 
 def build_mutant(op: str, file: str, old: str, new: str, name: str) -> Path:
-    """The op's executable with `old` replaced by `new` in csrc/core/<op>/<file>: a planted fault."""
+    """The op's executable with a fault planted in csrc/core/<op>/<file>: `new` instead of `old`."""
     source = ROOT / "csrc" / "core" / op / file
     text = source.read_text()
     assert text.count(old) == 1, f"{file} has {text.count(old)} copies of {old!r}"
