@@ -90,6 +90,8 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 def _as_kind(name: str, value: Any, kind: Any) -> Any:
     """Raises TypeError if the value is not of that kind."""
     plain = typing.get_origin(kind) or kind
+    if value is None and plain is not type(None):
+        raise TypeError
     if plain in (list, tuple):
         of_item = typing.get_args(kind)[0]
         value = value if isinstance(value, list | tuple) else [value]

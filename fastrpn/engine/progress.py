@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import math
 import resource
 import sys
 import time
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 __all__ = ["TrainingProgress", "peak_memory"]
@@ -36,12 +38,15 @@ class TrainingProgress:
         self.device = device
         self._steps, self._seconds = 0, 0.0  # of training alone
         self._since = (step, time.perf_counter())
-        self._last_line = -_LINE_EVERY
+        self._last_line = -math.inf
+        self._enabled = enabled
+        self._console = Console()
         self._bar = Progress(
             BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),
-            disable=not enabled,
+            console=self._console,
+            disable=not (enabled and self._console.is_terminal),
         )
         self._task = self._bar.add_task("training", total=total, completed=step, text="")
 
@@ -80,14 +85,14 @@ class TrainingProgress:
         self._print(f"step {step}: " + "  ".join(f"{n} {value:.3f}" for n, value in known.items()))
 
     def _print(self, text: str) -> None:
-        if not self._bar.disable:
-            self._bar.console.print(text, highlight=False)
+        if self._enabled:
+            self._console.print(text, highlight=False, soft_wrap=True)
 
     def _show(self, step: int, text: str) -> None:
         self._bar.update(self._task, completed=step, text=text)
         now = time.perf_counter()
         is_due = step == self.total or now - self._last_line >= _LINE_EVERY
-        if is_due and not self._bar.console.is_terminal:
+        if is_due and not self._console.is_terminal:
             self._last_line = now
             self._print(f"step {step}/{self.total}  {text}")
 
