@@ -7,6 +7,7 @@ from fastrpn.analysis.anchor_coverage import (
     AnchorCoverage,
     ReceptiveFieldReport,
     anchor_coverage,
+    measured_fields,
     receptive_field_of_model,
     report_receptive_field,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "gradient_field",
     "kmeans_anchors",
     "markdown_table",
+    "measured_fields",
     "proposal_recall",
     "propose_dataset",
     "receptive_field",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastrpn.analysis.gradient_field import gradient_field
 from fastrpn.analysis.receptive_field import ReceptiveField, list_of_maps, receptive_field
 from fastrpn.models import AnchorGenerator, FasterRCNN, faster_rcnn
 
@@ -22,6 +23,7 @@ __all__ = [
     "RPNMaps",
     "ReceptiveFieldReport",
     "anchor_coverage",
+    "measured_fields",
     "receptive_field_of_model",
     "report_receptive_field",
 ]
@@ -140,6 +142,24 @@ def receptive_field_of_model(model: FasterRCNN, name: str = "model") -> Receptiv
     return ReceptiveFieldReport(
         name, receptive_field(backbone), fields, anchor_coverage(anchors.cells, fields)
     )
+
+
+def measured_fields(name: str, **options: Any) -> list[ReceptiveField]:
+    """The fields behind a model's RPN by gradient, to check a report's ``rpn``; slow.
+
+    Args:
+        name, **options: as for :func:`report_receptive_field`.
+    """
+    with torch.device("meta"):
+        model = faster_rcnn(name, 2, **options)
+    backbone, head = RPNMaps(model).to_empty(device="cpu"), model.rpn.head.conv
+    head.to_empty(device="cpu")  # the measurement fills in weights of its own
+    strides = model.config.of_rpn(model.backbone.strides)
+    return [
+        # As many neighbours as a coarser map was upsampled to see it from different places.
+        gradient_field(backbone, head, level=level, period=int(strides[-1] // stride))
+        for level, stride in enumerate(strides)
+    ]
 
 
 class RPNMaps(nn.Module):

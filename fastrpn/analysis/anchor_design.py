@@ -68,7 +68,7 @@ class AnchorDesign:
 
 def design_anchors(
     dataset: Sized,
-    k: int = 9,
+    k: int | None = None,
     *,
     model: FasterRCNN | str = "vgg16",
     validation: Sized | None = None,
@@ -81,8 +81,9 @@ def design_anchors(
 
     Args:
         dataset: the boxes to design on; (image, target) by index.
-        k: anchors to return, over all feature levels; a multiple of the number of levels. The
-            smaller half of the areas belongs to the finer one of two levels, and so on.
+        k: anchors to return, over all feature levels; a multiple of the number of levels. None:
+            as many as the model has. The smaller half of the areas belongs to the finer one of
+            two levels, and so on.
         model: whose resizing, strides and anchors count, as a model or by name.
         validation: the boxes to count recall on; default: ``dataset`` itself.
         largest: the curve is computed for 1 to this many anchors (whole multiples of the levels).
@@ -100,7 +101,7 @@ def design_anchors(
     config = model.config
     strides = tuple(config.of_rpn(model.backbone.strides))
     levels = len(strides)
-    if k < 1 or k % levels:
+    if k is not None and (k < 1 or k % levels):
         raise ValueError(f"k must be a positive multiple of the {levels} feature levels, got {k}")
     train = dataset_boxes(dataset, config)
     test = train if validation is None else dataset_boxes(validation, config)
@@ -113,6 +114,7 @@ def design_anchors(
         config.anchor_convention,
         config.anchor_shapes,
     ).cells
+    k = k or own.shape[0] * own.shape[1]
     numbers = tuple(range(levels, max(largest, k) + 1, levels))
     shapes = {
         number: torch.from_numpy(kmeans_anchors(sizes.numpy(), number, seed=seed))

@@ -1,6 +1,7 @@
 """The commands as a user types them, on a data set of a few small images."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from fastrpn.cli import main
 from fastrpn.data import ProposalSet, generate_synthetic
+from fastrpn.engine import load_model
 
 TRAIN = ["--model", "tiny", "--steps", "2", "--batch-size", "2", "--warmup-steps", "1"]
 
@@ -139,6 +141,31 @@ def test_proposals_to_train_and_to_evaluate_on(checkpoint, data, tmp_path, capsy
     assert "lack 2 of the data set's images" in capsys.readouterr().err
 
 
+def test_anchors_tells_what_a_model_does_not_see(tmp_path, capsys):
+    main(["anchors", "--model", "vgg16", "--gradient", "--output", str(tmp_path / "field.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert "196×196" in lines[2] and lines[2].count("228×228") == 2  # arithmetic and gradient
+    rows = [line.split("|") for line in lines[6:15]]
+    assert [row[-2].strip() for row in rows] == ["yes", "no", "no"] * 3
+    assert "6 of 9 anchors reach out of the receptive field" in lines
+    assert cv2.imread(str(tmp_path / "field.png")) is not None
+
+
+def test_anchors_of_a_data_set_train_a_model(data, tmp_path, capsys):
+    picture = tmp_path / "design.png"
+    options = ["--data", str(data), "--val-set", "val", "--number", "3", "--model", "tiny"]
+    main(["anchors", *options, "--output", str(picture)])
+    out = capsys.readouterr().out
+    assert "designed, IoU 0.5" in out and "designed, IoU 0.7" in out and "IoU 0.7: " in out
+    assert cv2.imread(str(picture)) is not None
+    (line,) = [line for line in out.splitlines() if line.startswith("train with: ")]
+    arguments = shlex.split(line.removeprefix("train with: "))
+    output = ["--data", str(data), "--output", str(tmp_path / "run"), "--no-progress"]
+    main(["train", *output, *arguments, *TRAIN])
+    model, _ = load_model(tmp_path / "run" / "last.pt")
+    assert model.config.anchor_shapes is not None and model.rpn.anchors.per_position == 3
+
+
 @pytest.mark.parametrize(
     ("command", "named"),
     [
@@ -147,6 +174,8 @@ def test_proposals_to_train_and_to_evaluate_on(checkpoint, data, tmp_path, capsy
         (["proposals", "--data", "nowhere", "--output", "rpn.npz"], "needs a --checkpoint"),
         (["eval", "--checkpoint", "missing.pt", "--data", "nowhere"], "missing.pt"),
         (["detect", "--checkpoint", "missing.pt", "x.jpg"], "missing.pt"),
+        (["anchors", "--model", "vgg61"], "name must be one of vgg16"),
+        (["anchors", "--data", "nowhere"], "nowhere"),
     ],
 )
 def test_bad_input_ends_with_one_line(command, named, tmp_path, monkeypatch, capsys):
