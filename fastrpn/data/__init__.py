@@ -9,6 +9,7 @@ from .loader import Loader, build_loader
 from .proposals import ProposalSet, WithProposals
 from .sources import concatenate, open_dataset
 from .synthetic import SYNTHETIC_CLASSES, generate_synthetic
+from .torchvision_style import FromTorchvision
 from .transforms import Compose, RandomHorizontalFlip, ResizeShortSide
 from .voc import VOCDataset
 
@@ -19,6 +20,7 @@ __all__ = [
     "ColorJitter",
     "Compose",
     "ContourBaseline",
+    "FromTorchvision",
     "Loader",
     "ProposalSet",
     "RandomHorizontalFlip",
