@@ -11,14 +11,12 @@ the last model has the backbone of step 2, the RPN of step 3 and the detection h
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
-from torch import Tensor, nn
 
 from fastrpn.analysis import propose_dataset
 from fastrpn.data import ProposalSet, WithProposals
@@ -27,9 +25,8 @@ from fastrpn.engine import distributed
 from fastrpn.engine.checkpoint import load_checkpoint, save_checkpoint
 from fastrpn.engine.config import TrainConfig
 from fastrpn.engine.config_file import config_from_dict, write_config_file
-from fastrpn.engine.objectives import FastRCNNObjective, RPNObjective
+from fastrpn.engine.objectives import fast_rcnn_objective, rpn_objective
 from fastrpn.engine.trainer import Trainer, TrainResult
-from fastrpn.models import FasterRCNN
 
 __all__ = ["train_alternating"]
 
@@ -57,21 +54,19 @@ def train_alternating(
         partial(_stage_config, config, settings)
         for settings in (config.rpn_stage, config.box_stage)
     )
-    first = Trainer(rpn_config("1-rpn"), dataset, objective=RPNObjective)
-    proposals, result1 = _train_and_propose(first)
-    result2 = Trainer(
-        box_config("2-fast-rcnn"), WithProposals(dataset, proposals), objective=FastRCNNObjective
-    ).run()
-    third = Trainer(
-        rpn_config("3-rpn"), dataset, objective=_with_shared_backbone(RPNObjective, result2.model)
+    proposals, result1 = _train_and_propose(
+        Trainer(rpn_config("1-rpn"), dataset, objective=rpn_objective())
     )
-    proposals, result3 = _train_and_propose(third)
-    result4 = Trainer(
-        box_config("4-fast-rcnn"),
-        WithProposals(dataset, proposals),
-        validation,
-        objective=_with_shared_backbone(FastRCNNObjective, result3.model),
-    ).run()
+    data = WithProposals(dataset, proposals)
+    stage = box_config("2-fast-rcnn")
+    result2 = Trainer(stage, data, objective=fast_rcnn_objective(stage, data)).run()
+
+    start = rpn_objective(result2.model.state_dict())
+    proposals, result3 = _train_and_propose(Trainer(rpn_config("3-rpn"), dataset, objective=start))
+    data = WithProposals(dataset, proposals)
+    stage = box_config("4-fast-rcnn")
+    start = fast_rcnn_objective(stage, data, result3.model.state_dict())
+    result4 = Trainer(stage, data, validation, start).run()
 
     output = Path(config.output)
     if distributed.is_main():
@@ -93,19 +88,6 @@ def _stage_config(config: TrainConfig, settings: dict[str, Any], name: str) -> T
     model_options = {**config.model_options, **settings.get("model_options", {})}
     settings = {**settings, "model_options": model_options, "output": f"{config.output}/{name}"}
     return config_from_dict({**config.as_dict(), **settings})
-
-
-def _with_shared_backbone(
-    objective: Callable[[FasterRCNN, bool], nn.Module], start: FasterRCNN
-) -> Callable[[FasterRCNN], nn.Module]:
-    """The objective of a new model with the weights of `start`, whose backbone rests."""
-    weights: dict[str, Tensor] = start.state_dict()
-
-    def build(model: FasterRCNN) -> nn.Module:
-        model.load_state_dict(weights)
-        return objective(model, False)
-
-    return build
 
 
 def _train_and_propose(trainer: Trainer) -> tuple[ProposalSet, TrainResult]:

@@ -22,7 +22,9 @@ class TrainConfig:
             joined; see :func:`fastrpn.data.open_dataset`. No evaluation when ``val_set`` is None.
         classes: names, or None to take them from the data.
         on_bad_data: "stop" at a broken sample, or "skip" it and count.
-        model, preset, model_options: arguments of :func:`fastrpn.models.faster_rcnn`.
+        model, preset, model_options: arguments of :func:`fastrpn.models.faster_rcnn`. On the
+            command line and in files ``preset`` also gives the settings of a training that are
+            left open, see :mod:`fastrpn.engine.presets`.
         batch_size: images in a batch; under torchrun the processes share them.
         accumulate: batches whose gradients make one step.
         steps: length of the run; None means ``epochs`` passes over the training set.
@@ -33,6 +35,8 @@ class TrainConfig:
             on these.
         val_proposals: likewise for the validation set, without which Fast R-CNN alone is not
             evaluated.
+        box_error_by_class: Fast R-CNN on given proposals measures errors of boxes in standard
+            deviations of their class's targets, as py-faster-rcnn's alternating training does.
         lr_schedule: "steps" multiplies the rate by ``lr_gamma`` at each fraction of the run in
             ``lr_steps``; "cosine" lets it fall to 0.
         warmup_steps: steps of linear warm-up from 0.
@@ -73,6 +77,7 @@ class TrainConfig:
     box_stage: dict[str, Any] = field(default_factory=dict)
     proposals: str | None = None
     val_proposals: str | None = None
+    box_error_by_class: bool = False
     batch_size: int = 8
     accumulate: int = 1
     epochs: int = 10

@@ -14,6 +14,7 @@ import yaml
 
 from fastrpn.data.image_io import write_atomically
 from fastrpn.engine.config import TrainConfig
+from fastrpn.engine.presets import with_preset
 from fastrpn.engine.provenance import git_state, versions
 
 __all__ = ["config_from_dict", "read_config_file", "write_config_file"]
@@ -49,7 +50,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
 
 
 def config_from_dict(values: Mapping[str, Any]) -> TrainConfig:
-    """Checked settings, defaults for those that are not given.
+    """Checked settings; the preset's and else the defaults for those that are not given.
 
     Numbers may be strings, because YAML reads ``1e-3`` as one; one value stands for a list of it.
 
@@ -57,6 +58,7 @@ def config_from_dict(values: Mapping[str, Any]) -> TrainConfig:
         ValueError: an unknown or missing name, or a value of the wrong type; the message names it.
     """
     _check_names(values)
+    values = with_preset(values)
     hints = typing.get_type_hints(TrainConfig)
     for setting in dataclasses.fields(TrainConfig):
         required = setting.default is setting.default_factory is dataclasses.MISSING

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from fastrpn.data import WithProposals
+from fastrpn.engine.box_errors import box_target_std
+from fastrpn.engine.config import TrainConfig
 from fastrpn.models import FasterRCNN
 from fastrpn.models.validation import check_images, check_targets
 
-__all__ = ["FastRCNNObjective", "RPNObjective"]
+__all__ = ["FastRCNNObjective", "RPNObjective", "fast_rcnn_objective", "rpn_objective"]
+
+Build = Callable[[FasterRCNN], nn.Module]  # what `Trainer` calls with its new model
 
 
 class _PartialObjective(nn.Module):
@@ -57,12 +62,51 @@ class RPNObjective(_PartialObjective):
 
 
 class FastRCNNObjective(_PartialObjective):
-    """Fast R-CNN's two losses on proposals that come with the targets."""
+    """Fast R-CNN's two losses on proposals that come with the targets.
+
+    Args:
+        box_std: [C, 4], see :func:`fastrpn.engine.box_errors.box_target_std`. The mean that
+            py-faster-rcnn subtracts from predictions and targets alike leaves their error alone.
+    """
 
     part = "roi_head"
+
+    def __init__(
+        self, model: FasterRCNN, train_backbone: bool = True, box_std: Tensor | None = None
+    ) -> None:
+        super().__init__(model, train_backbone)
+        model.roi_head.box_std = box_std
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Targets also hold "proposals" float [K, 4] -> "loss_classifier", "loss_box_reg"."""
         return self.model(images, targets, [target["proposals"] for target in targets])
+
+
+def rpn_objective(start: Mapping[str, Tensor] | None = None) -> Build:
+    """Trains backbone and RPN of a new model, or with weights to start from the RPN alone."""
+
+    def build(model: FasterRCNN) -> nn.Module:
+        if start is not None:
+            model.load_state_dict(start)
+        return RPNObjective(model, train_backbone=start is None)
+
+    return build
+
+
+def fast_rcnn_objective(
+    config: TrainConfig, dataset: WithProposals, start: Mapping[str, Tensor] | None = None
+) -> Build:
+    """Trains backbone and detection head of a new model on the data set's proposals, or with
+    weights to start from the head alone."""
+
+    def build(model: FasterRCNN) -> nn.Module:
+        if start is not None:
+            model.load_state_dict(start)
+        std = None
+        if config.box_error_by_class:
+            std = box_target_std(dataset, model.config.box_weights)
+        return FastRCNNObjective(model, train_backbone=start is None, box_std=std)
+
+    return build

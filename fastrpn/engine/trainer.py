@@ -35,7 +35,7 @@ from fastrpn.engine.config import TrainConfig
 from fastrpn.engine.config_file import write_config_file
 from fastrpn.engine.evaluate import evaluate
 from fastrpn.engine.history import LossHistory, NonFiniteLossError, RunLog
-from fastrpn.engine.objectives import FastRCNNObjective
+from fastrpn.engine.objectives import fast_rcnn_objective
 from fastrpn.engine.pictures import draw_evaluation
 from fastrpn.engine.progress import TrainingProgress
 from fastrpn.engine.rehearsal import rehearse
@@ -79,8 +79,8 @@ def train(config: TrainConfig) -> TrainResult:
         validation = open_dataset(config.data, config.val_set, dataset.classes, config.on_bad_data)
     objective = None
     if config.proposals is not None:
-        objective = FastRCNNObjective
         dataset = WithProposals(dataset, ProposalSet.load(config.proposals))
+        objective = fast_rcnn_objective(config, dataset)
         if config.val_proposals is None:
             validation = None
         if validation is not None:

@@ -60,6 +60,7 @@ def box_head_losses(
     weights: Tensor,
     *,
     beta: float,
+    std: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Classification and regression loss of the detection head.
 
@@ -70,6 +71,7 @@ def box_head_losses(
         targets: [B, S, 4]; they count only where the label is not the background.
         weights: float [B, S].
         beta: where smooth L1 turns from quadratic to linear.
+        std: [C, 4], the unit of each class's errors; None: 1.
 
     Returns:
         two scalars, float32, both divided by the number of sampled regions.
@@ -79,6 +81,8 @@ def box_head_losses(
     cross_entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
     of_label = labels[:, :, None, None].expand(-1, -1, 1, 4)
     deltas = deltas.gather(2, of_label).squeeze(2)
+    if std is not None:
+        deltas, targets = deltas / std[labels], targets / std[labels]
     positive = (labels > 0) & (weights > 0)
     box = _box_loss(deltas, targets, positive, beta)
     return (cross_entropy * weights.flatten()).sum() / count, box / count

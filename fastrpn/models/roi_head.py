@@ -68,6 +68,10 @@ class RoIHead(nn.Module):
         strides: pixels between neighbouring positions, for each level, the finest first; the first
             ``config.roi_levels`` are used.
         config: the rules.
+
+    Attributes:
+        box_std: in what units the loss measures the errors of each class's boxes, [C, 4], when a
+            training takes them from the data; None: 1, see ``config.box_weights``.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class RoIHead(nn.Module):
         self.pooler = RegionPooler(strides, config)
         self.box_head = box_head
         self.box_predictor = BoxPredictor(box_head.out_features, num_classes)
+        self.register_buffer("box_std", None, persistent=False)
 
     def forward(
         self,
@@ -144,7 +149,13 @@ class RoIHead(nn.Module):
         ).view_as(boxes)
         logits, deltas = self.predict(features, boxes)
         loss_classifier, loss_box = box_head_losses(
-            logits, deltas, labels, targets, samples.weights, beta=config.box_smooth_l1_beta
+            logits,
+            deltas,
+            labels,
+            targets,
+            samples.weights,
+            beta=config.box_smooth_l1_beta,
+            std=self.box_std,
         )
         return {"loss_classifier": loss_classifier, "loss_box_reg": loss_box}
 

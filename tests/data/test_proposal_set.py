@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from fastrpn.data import BadDataError, ProposalSet
+from fastrpn.data import (
+    BadDataError,
+    ProposalSet,
+    RandomHorizontalFlip,
+    VOCDataset,
+    WithProposals,
+    generate_synthetic,
+)
 
 BOXES = torch.tensor([[0.0, 0, 4, 4], [1, 2, 3, 9], [5, 5, 6, 7.5]])
 
@@ -93,3 +100,21 @@ def test_no_code_is_loaded_from_a_file(tmp_path):
     np.savez(path, format=np.array([print], dtype=object))
     with pytest.raises(BadDataError, match="pickled.npz"):
         ProposalSet.load(path)
+
+
+def test_targets_with_proposals(tmp_path):
+    data = VOCDataset(
+        generate_synthetic(tmp_path, 3, 1, image_size=(64, 96), progress=False), "train"
+    )
+    boxes = torch.tensor([[0.0, 1, 10, 20], [30, 2, 90, 60]])
+    images = {n: (boxes[:n], torch.linspace(1, 0, n)) for n in range(3)}
+    joined = WithProposals(data, ProposalSet.collect("rpn", images))
+    assert len(joined) == 3 and joined.classes == data.classes
+    for i in range(3):
+        image, target = joined[i]
+        assert torch.equal(image, data[i][0]) and torch.equal(target["boxes"], data[i][1]["boxes"])
+        assert torch.equal(target["proposals"], boxes[: target["image_id"]])
+    _, mirrored = RandomHorizontalFlip(1.0)(*joined[2], np.random.default_rng(0))
+    assert mirrored["proposals"].tolist() == [[86, 1, 96, 20], [6, 2, 66, 60]]
+    with pytest.raises(ValueError, match="lack 2 of the data set's images, for example image_id 1"):
+        WithProposals(data, ProposalSet.collect("rpn", {0: images[0]}))

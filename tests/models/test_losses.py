@@ -64,6 +64,22 @@ def test_box_head_losses():
     assert box.item() == pytest.approx(0.5 / 2, rel=1e-6)
 
 
+def test_box_errors_in_the_units_of_their_class():
+    deltas, targets = torch.zeros(1, 2, 3, 4), torch.full((1, 2, 4), 2.0)
+    std = torch.tensor([[1.0] * 4, [4.0] * 4, [1.0, 1.0, 0.5, 0.5]])
+    for label, expected in ((1, 4 * smooth_l1(0.5, 1)), (2, 2 * smooth_l1(2, 1) + 2 * 3.5)):
+        _, box = box_head_losses(
+            torch.zeros(1, 2, 3),
+            deltas,
+            torch.tensor([[label, 0]]),
+            targets,
+            torch.ones(1, 2),
+            beta=1.0,
+            std=std,
+        )
+        assert box.item() == pytest.approx(expected / 2)
+
+
 def test_nothing_sampled_gives_zero_and_no_nan():
     objectness, deltas, targets, positive, weights = rpn_case()
     nothing = torch.zeros_like(weights)
