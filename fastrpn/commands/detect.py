@@ -24,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--cuda-graph", action="store_true", help="one graph a shape of batch")
     parser.add_argument("--on-bad-data", choices=["stop", "skip"], default="stop")
 
 
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
             batch_size=options.batch_size,
             score_threshold=options.score_threshold,
             precision=options.precision,
+            cuda_graph=options.cuda_graph,
         )
         found = detect_files(
             predictor, options.files, options.output, options.on_bad_data, formats=options.formats

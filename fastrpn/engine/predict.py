@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from fastrpn.data import image_to_tensor, read_image
+from fastrpn.data.annotated import with_background
 from fastrpn.data.errors import BadDataPolicy
 from fastrpn.data.media import Frame, list_media, read_media
 from fastrpn.engine.checkpoint import load_model
 from fastrpn.engine.cuda_graph import graphed
+from fastrpn.models import FasterRCNN
 
 __all__ = ["Image", "Predictor"]
 
@@ -28,7 +30,8 @@ class Predictor:
     """A trained model, ready for images.
 
     Args:
-        checkpoint: file of :func:`fastrpn.engine.train`.
+        checkpoint: file of :func:`fastrpn.engine.train`, or a model, which moves to the device and
+            into evaluation mode.
         device: where to run.
         batch_size: images in one pass through the network.
         score_threshold: detections below it are left out.
@@ -36,16 +39,14 @@ class Predictor:
             scores stay float32.
         cuda_graph: replay one recorded CUDA graph for each shape of batch; for few or small images
             on a GPU, where the host is what limits the speed.
-
-    Raises:
-        ValueError: a ``batch_size`` below 1, an unknown ``precision``, or ``cuda_graph`` on a
-            device that is no GPU.
+        classes: names of a model's classes; a checkpoint holds its own.
 
     Attributes:
         classes: names, "__background__" first; a detection's label is an index into them.
 
     Raises:
-        ValueError: a bad argument or checkpoint.
+        ValueError: a ``batch_size`` below 1, an unknown ``precision``, ``cuda_graph`` on a device
+            that is no GPU, a bad checkpoint, or another number of ``classes`` than the model's.
 
     Example::
 
@@ -58,18 +59,23 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: str | Path,
+        checkpoint: str | Path | FasterRCNN,
         device: str | torch.device = "cpu",
         batch_size: int = 4,
         score_threshold: float = 0.0,
         precision: str = "fp32",
         cuda_graph: bool = False,
+        classes: Sequence[str] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-        self.model, self.classes = load_model(checkpoint, device)
+        if isinstance(checkpoint, FasterRCNN):
+            self.model = checkpoint.to(device).eval()
+            self.classes = _name_classes(self.model, classes)
+        else:
+            self.model, self.classes = load_model(checkpoint, device)
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.score_threshold = score_threshold
@@ -134,6 +140,16 @@ class Predictor:
         detection = {name: value.cpu() for name, value in detection.items()}
         keep = detection["scores"] >= self.score_threshold
         return {name: value[keep] for name, value in detection.items()}
+
+
+def _name_classes(model: FasterRCNN, classes: Sequence[str] | None) -> list[str]:
+    """The given names, or numbers, "__background__" first."""
+    named = with_background(classes or [str(label) for label in range(1, model.num_classes)])
+    if len(named) != model.num_classes:
+        raise ValueError(
+            f"classes has {len(named)} names with the background, the model {model.num_classes}"
+        )
+    return named
 
 
 def _to_tensor(image: Image) -> Tensor:

@@ -16,7 +16,7 @@ from fastrpn.data import BadDataError, read_image, write_image
 from fastrpn.data.errors import BadDataPolicy
 from fastrpn.data.media import Frame, count_frames, list_media, read_media
 from fastrpn.engine import Predictor
-from fastrpn.engine.checkpoint import describe_model, save_checkpoint
+from fastrpn.engine.checkpoint import describe_model, load_checkpoint, save_checkpoint
 from fastrpn.engine.detect import detect_files
 from fastrpn.engine.results import CSV_COLUMNS
 from fastrpn.models import faster_rcnn
@@ -179,6 +179,18 @@ def test_stream_equals_single_calls(predictor, folder):
         alone = predictor(read_image(frame.path))
         torch.testing.assert_close(found["boxes"], alone["boxes"], atol=1e-3, rtol=0)
         assert torch.equal(found["labels"], alone["labels"])
+
+
+def test_a_model_in_memory_will_do(checkpoint, folder):
+    model = faster_rcnn("tiny", 3, **SMALL)
+    model.load_state_dict(load_checkpoint(checkpoint)["weights"])
+    detect = Predictor(model, classes=["cat", "dog"])
+    assert detect.classes == CLASSES and not model.training
+    expected = Predictor(checkpoint)(folder / "0.png")
+    assert torch.equal(detect(folder / "0.png")["scores"], expected["scores"])
+    assert Predictor(model).classes == ["__background__", "1", "2"]
+    with pytest.raises(ValueError, match="classes has 2 names with the background, the model 3"):
+        Predictor(model, classes=["cat"])
 
 
 def test_bf16_finds_nearly_the_same(checkpoint, folder):
