@@ -81,6 +81,7 @@ def resize_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """
     shrinks = size[0] < image.shape[-2]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-    resized = cv2.resize(pixels, (size[1], size[0]), interpolation=method)
-    return torch.from_numpy(resized).permute(2, 0, 1).contiguous()
+    resized = np.empty((len(image), *size), np.float32)
+    for plane, out in zip(image.numpy(), resized, strict=True):  # no detour over [H,W,3]
+        cv2.resize(plane, (size[1], size[0]), dst=out, interpolation=method)
+    return torch.from_numpy(resized)
