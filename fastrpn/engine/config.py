@@ -25,6 +25,8 @@ class TrainConfig:
         model, preset, model_options: arguments of :func:`fastrpn.models.faster_rcnn`. On the
             command line and in files ``preset`` also gives the settings of a training that are
             left open, see :mod:`fastrpn.engine.presets`.
+        weights: file to start from: a classifier or a Faster R-CNN of torchvision, or a checkpoint;
+            see :func:`fastrpn.models.load_weights`. None starts from random weights.
         batch_size: images in a batch; under torchrun the processes share them.
         accumulate: batches whose gradients make one step.
         steps: length of the run; None means ``epochs`` passes over the training set.
@@ -71,6 +73,7 @@ class TrainConfig:
     model: str = "tiny"
     preset: str | None = None
     model_options: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
 
     schedule: str = "joint"
     rpn_stage: dict[str, Any] = field(default_factory=dict)

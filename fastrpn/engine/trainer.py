@@ -42,7 +42,7 @@ from fastrpn.engine.rehearsal import rehearse
 from fastrpn.engine.report import summary
 from fastrpn.engine.seed import seed_everything
 from fastrpn.engine.step import Batch, OptimizerStep, sgd
-from fastrpn.models import FasterRCNN, faster_rcnn
+from fastrpn.models import FasterRCNN, faster_rcnn, load_weights
 
 __all__ = ["NonFiniteLossError", "TrainResult", "Trainer", "train"]
 
@@ -123,6 +123,8 @@ class Trainer:
         self.model = faster_rcnn(
             config.model, len(dataset.classes), config.preset, **config.model_options
         )
+        if config.weights is not None:
+            load_weights(self.model, config.weights)
         self.objective = objective(self.model) if objective else self.model
         self.objective.to(self.device)
         self.optimizer = sgd(self.model, config)

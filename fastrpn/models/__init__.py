@@ -5,7 +5,7 @@ from fastrpn.models.backbones import BackboneWithFPN
 from fastrpn.models.config import PRESETS, ModelConfig
 from fastrpn.models.faster_rcnn import FasterRCNN, faster_rcnn
 from fastrpn.models.roi_head import BoxHead
-from fastrpn.models.weights import load_imagenet, load_torchvision
+from fastrpn.models.weights import load_imagenet, load_torchvision, load_weights
 
 __all__ = [
     "PRESETS",
@@ -17,4 +17,5 @@ __all__ = [
     "faster_rcnn",
     "load_imagenet",
     "load_torchvision",
+    "load_weights",
 ]

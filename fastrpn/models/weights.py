@@ -13,7 +13,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from fastrpn.models.faster_rcnn import FasterRCNN
 
-__all__ = ["load_imagenet", "load_torchvision"]
+__all__ = ["load_imagenet", "load_torchvision", "load_weights"]
 
 Weights = Mapping[str, Tensor] | str | os.PathLike
 
@@ -23,6 +23,9 @@ _TO_OURS = (
     (re.compile(r"^(rpn\.head\.conv)\.0\.0\."), r"\1."),
     (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.0\."), r"\1."),
 )
+
+_PREDICTOR = "roi_head.box_predictor."
+_NORM_EPS = 1e-5
 
 
 def load_torchvision(
@@ -49,13 +52,8 @@ def load_torchvision(
     """
     state_dict = _read(state_dict_or_path)
     if norm_eps is None:
-        norm_eps = 0.0 if "rpn.head.conv.weight" in state_dict else 1e-5
-    renamed = {}
-    for name, value in state_dict.items():
-        for pattern, replacement in _TO_OURS:
-            name = pattern.sub(replacement, name)
-        renamed[name] = value
-    _load(model, renamed)
+        norm_eps = 0.0 if "rpn.head.conv.weight" in state_dict else _NORM_EPS
+    _load(model, _rename(state_dict))
     model.to(memory_format=torch.contiguous_format)
     for module in model.backbone.modules():
         if hasattr(module, "running_var"):
@@ -87,10 +85,63 @@ def load_imagenet(model: FasterRCNN, state_dict_or_path: Weights) -> None:
         _load(module, {n.removeprefix(prefix): v for n, v in state_dict.items() if n in names})
 
 
+def load_weights(model: FasterRCNN, path: str | os.PathLike) -> None:
+    """Loads what a training starts from, whichever of these the file holds:
+
+    - a classifier of torchvision, see :func:`load_imagenet`;
+    - a torchvision Faster R-CNN, see :func:`load_torchvision`, or a checkpoint of fastrpn. If it
+      has another number of classes, the layers that classify and refine boxes stay as they are.
+
+    Raises:
+        ValueError: parameters that are missing, left over or of another shape.
+        FileNotFoundError: no such file.
+    """
+    state_dict = _read(path)
+    if not any(name.startswith("rpn.") for name in state_dict):
+        load_imagenet(model, state_dict)
+        return
+    is_old = any(name.startswith("roi_heads.") for name in state_dict)
+    is_old = is_old and "rpn.head.conv.weight" in state_dict
+    state_dict = _rename(state_dict)
+    if is_old:
+        # Its norms had an eps of 0, which a checkpoint does not record: the variances take it up.
+        for name in state_dict:
+            if name.endswith("running_var"):
+                state_dict[name] = state_dict[name] - _NORM_EPS
+    for name, value in model.roi_head.box_predictor.state_dict(prefix=_PREDICTOR).items():
+        if name in state_dict and state_dict[name].shape != value.shape:
+            state_dict[name] = value
+    _load(model, state_dict)
+
+
+def _rename(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's names to ours; ours stay."""
+    renamed = {}
+    for name, value in state_dict.items():
+        for pattern, replacement in _TO_OURS:
+            name = pattern.sub(replacement, name)
+        renamed[name] = value
+    return renamed
+
+
 def _read(state_dict_or_path: Weights) -> dict[str, Tensor]:
     if not isinstance(state_dict_or_path, Mapping):
-        state_dict_or_path = torch.load(state_dict_or_path, map_location="cpu", weights_only=True)
+        state_dict_or_path = _read_file(state_dict_or_path)
+    if "format" in state_dict_or_path:  # a checkpoint of fastrpn
+        return dict(state_dict_or_path["weights"])
     return dict(state_dict_or_path.get("model", state_dict_or_path))
+
+
+def _read_file(path: str | os.PathLike) -> Mapping:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"weights {path}: cannot be read ({error})") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"weights {path}: holds no state dict")
+    return content
 
 
 def _load(module: nn.Module, state_dict: dict[str, Tensor]) -> None:

@@ -110,6 +110,14 @@ def test_scales_and_colours_change_training_and_repeat(config, tmp_path):
     assert not first.model.transform.resizes_training_images
 
 
+def test_training_starts_from_the_weights_of_a_file(config, tmp_path):
+    first = train(dataclasses.replace(config, steps=1))
+    fresh = dataclasses.replace(config, output=str(tmp_path / "second"), lr=1e-9, steps=1)
+    second = train(dataclasses.replace(fresh, weights=str(first.checkpoint)))
+    a, b = (load_checkpoint(result.checkpoint)["weights"] for result in (first, second))
+    torch.testing.assert_close(a["rpn.head.conv.weight"], b["rpn.head.conv.weight"])
+
+
 def test_evaluation_keeps_the_best_and_reports_metrics(config):
     result = train(dataclasses.replace(config, steps=4, val_set="val", eval_every=1))
     assert {"AP", "AP50", "per_class"} <= set(result.metrics)
