@@ -1,13 +1,11 @@
 """match_anchors against torchvision's box_iou and Matcher, which build the whole matrix."""
 
-import resource
-
 import torch
 import torchvision
 from torchvision.models.detection._utils import Matcher
 
 from benchmarks.scenes import C5_LEVEL, FPN_LEVELS, anchor_grid, random_objects
-from benchmarks.timing import Measurement, measure
+from benchmarks.timing import Measurement, extra_megabytes, measure
 from fastrpn import ops
 
 HIGH, LOW = 0.7, 0.3
@@ -31,16 +29,14 @@ def run(quick: bool = False) -> list[Measurement]:
 def measure_case(
     name: str, anchors: torch.Tensor, num_gt: int, extent: float, quick: bool
 ) -> Measurement:
-    """One row; notes how much the process grew while our op ran first."""
+    """One row; notes how much memory our op needs beside its arguments."""
     gt_boxes = random_objects(num_gt, extent, seed=1)
     counts = torch.tensor([num_gt])
 
     def ours() -> torch.Tensor:
         return ops.match_anchors(anchors, gt_boxes[None], counts, high=HIGH, low=LOW)[0][0]
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ours()
-    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    memory = extra_megabytes(ours)
     candidates = {"fastrpn": ours}
     if len(anchors) * num_gt <= LARGEST_MATRIX:
         matcher = Matcher(HIGH, LOW, allow_low_quality_matches=True)
@@ -57,5 +53,5 @@ def measure_case(
         seconds=0.5 if quick else 3.0,
         min_runs=3 if quick else 5,
     )
-    row.notes["peak memory growth, MB"] = round(growth, 1)
+    row.notes["extra MB"] = memory
     return row

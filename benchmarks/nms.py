@@ -1,20 +1,21 @@
-"""nms, batched_nms and nms_padded against torchvision, lsnms and OpenCV."""
+"""nms, batched_nms and nms_padded against torchvision, lsnms, powerboxes and OpenCV.
 
-import ctypes
-import time
+Everybody gets the same boxes and scores, ready in the type and layout it takes: float32, except
+for float64 boxes (lsnms, OpenCV) and scores (lsnms, powerboxes). Results are asserted to equal
+torchvision's; the notes say where another peer keeps other boxes.
+"""
+
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 import torchvision
 from torch import Tensor
 
+import fastrpn.numpy
 from benchmarks import inputs
-from benchmarks.timing import Measurement, measure
+from benchmarks.timing import Measurement, extra_megabytes, measure
 from fastrpn import ops
-
-TORCHVISION_PAIRS = 2e9  # quadratic: about ten seconds
 
 ROWS = [  # input, boxes, IoU threshold
     (inputs.rpn_boxes, 10, 0.7),
@@ -27,13 +28,12 @@ ROWS = [  # input, boxes, IoU threshold
     (inputs.dense_boxes, 100_000, 0.5),
     (inputs.dense_boxes, 1_000_000, 0.5),
 ]
-REGIMES = [
-    inputs.sparse_boxes,
-    inputs.rpn_boxes,
-    inputs.dense_boxes,
-    inputs.clustered_boxes,
-    inputs.copies_of_one_box,
-]
+MOST_BOXES = {  # above these a run would take minutes
+    "torchvision": 100_000,
+    "powerboxes": 20_000,
+    "powerboxes R-tree": 100_000,
+    "opencv": 20_000,
+}
 
 
 def same_kept(ours: object, theirs: object) -> bool:
@@ -41,75 +41,70 @@ def same_kept(ours: object, theirs: object) -> bool:
     return np.array_equal(np.asarray(ours), np.asarray(theirs).reshape(-1))
 
 
+def same_set(ours: object, theirs: object) -> bool:
+    """The same boxes in any order: libraries break ties of scores in their own way."""
+    return np.array_equal(np.sort(ours), np.sort(np.asarray(theirs).reshape(-1)))
+
+
 def name_of(make: Callable) -> str:
     return make.__name__.removesuffix("_boxes").replace("_", " ")
 
 
-def peers(boxes: Tensor, scores: Tensor, threshold: float) -> dict[str, Callable[[], object]]:
-    """The same NMS by every library that is installed and takes less than about ten seconds."""
-    found: dict[str, Callable[[], object]] = {}
-    if len(boxes) ** 2 <= TORCHVISION_PAIRS:
-        found["torchvision"] = lambda: torchvision.ops.nms(boxes, scores, threshold)
+def candidates(boxes: Tensor, scores: Tensor, threshold: float) -> dict[str, Callable]:
+    """The same NMS by us and by every library that is installed."""
+    found: dict[str, Callable[[], object]] = {
+        "fastrpn": lambda: ops.nms(boxes, scores, threshold),
+        "torchvision": lambda: torchvision.ops.nms(boxes, scores, threshold),
+    }
+    arrays = boxes.numpy(), scores.numpy()
+    doubles = boxes.double().numpy(), scores.double().numpy()
+    found["fastrpn.numpy"] = lambda: fastrpn.numpy.nms(*arrays, threshold)
     try:
         from lsnms import nms as lsnms_nms
 
-        arrays = boxes.double().numpy(), scores.double().numpy()
-        found["lsnms"] = lambda: lsnms_nms(*arrays, iou_threshold=threshold)
+        found["lsnms"] = lambda: lsnms_nms(*doubles, iou_threshold=threshold)
+    except ImportError:
+        pass
+    try:
+        import powerboxes
+
+        mixed = arrays[0], doubles[1]  # it takes scores as float64 only
+        found["powerboxes"] = lambda: powerboxes.nms(*mixed, threshold, 0.0)
+        found["powerboxes R-tree"] = lambda: powerboxes.rtree_nms(*mixed, threshold, 0.0)
     except ImportError:
         pass
     try:
         from cv2.dnn import NMSBoxes
 
         xywh = torchvision.ops.box_convert(boxes, "xyxy", "xywh").double().numpy()
-        confidences = scores.numpy()
-        if len(boxes) <= 20_000:
-            found["opencv"] = lambda: NMSBoxes(xywh, confidences, 0.0, threshold)
+        found["opencv"] = lambda: NMSBoxes(xywh, arrays[1], 0.0, threshold)
     except ImportError:
         pass
     return found
 
 
 def plain_row(make: Callable, n: int, threshold: float, seconds: float) -> Measurement:
-    """nms on one input. lsnms and OpenCV round IoUs in their own way: torchvision is the check."""
+    """nms on one input."""
     boxes, scores = make(n)
-    candidates = {"fastrpn": lambda: ops.nms(boxes, scores, threshold)}
-    candidates |= peers(boxes, scores, threshold)
+    found = candidates(boxes, scores, threshold)
+    found = {name: run for name, run in found.items() if n <= MOST_BOXES.get(name, n)}
+    ours = found["fastrpn"]()
+    peers = [name for name in found if name not in ("fastrpn", "torchvision")]
+    others = [name for name in peers if not same_set(ours, found[name]())]
     row = measure(
         "nms",
         f"{n:,} {name_of(make)} @{threshold}",
         n,
-        candidates,
-        equal=same_kept if "torchvision" in candidates else None,
-        same_as="torchvision",
+        found,
+        equal=same_kept,
+        same_as="torchvision" if "torchvision" in found else "fastrpn.numpy",
         seconds=seconds,
         min_runs=3,
     )
-    row.notes["kept"] = len(candidates["fastrpn"]())
+    row.notes["kept"] = len(ours)
+    if others:
+        row.notes["keep other boxes"] = others
     return row
-
-
-def add_one_torchvision_run(row: Measurement, n: int) -> None:
-    """For the dense row that is too slow to repeat."""
-    boxes, scores = inputs.dense_boxes(n)
-    start = time.perf_counter()
-    kept = torchvision.ops.nms(boxes, scores, 0.5)
-    row.milliseconds["torchvision"] = 1e3 * (time.perf_counter() - start)
-    assert same_kept(ops.nms(boxes, scores, 0.5), kept)
-    row.notes["torchvision"] = "one run"
-
-
-def extra_megabytes(run: Callable[[], object]) -> float:
-    """How far the peak memory of this process rises above what it holds now."""
-
-    def status(field: str) -> int:
-        text = Path("/proc/self/status").read_text()
-        return int(text.split(f"{field}:")[1].split()[0])
-
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed is not there to be used again
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = status("VmRSS")
-    run()
-    return round((status("VmHWM") - before) / 1024, 1)
 
 
 def padded_rows(seconds: float) -> list[Measurement]:
@@ -127,21 +122,23 @@ def padded_rows(seconds: float) -> list[Measurement]:
                         boxes[None], scores[None], 0.7, k
                     )[0][0],
                     "fastrpn nms": lambda k=max_output: ops.nms(boxes, scores, 0.7)[:k],
+                    "torchvision": lambda k=max_output: torchvision.ops.nms(boxes, scores, 0.7)[:k],
                 },
-                equal=lambda ours, theirs: same_kept(ours[ours >= 0], theirs),
+                equal=lambda ours, theirs: same_kept(ours[ours >= 0], theirs[theirs >= 0]),
                 seconds=seconds,
             )
         )
+        rows[-1].notes["kept by all of nms"] = len(ops.nms(boxes, scores, 0.7))
     return rows
 
 
-def batched_row(seconds: float) -> Measurement:
-    boxes, scores = inputs.rpn_boxes(8_000)
-    labels = torch.randint(0, 80, (8_000,), generator=torch.Generator().manual_seed(0))
+def batched_row(n: int, classes: int, seconds: float) -> Measurement:
+    boxes, scores = inputs.rpn_boxes(n)
+    labels = torch.randint(0, classes, (n,), generator=torch.Generator().manual_seed(0))
     return measure(
         "batched_nms",
-        "8,000 rpn, 80 classes @0.5",
-        8_000,
+        f"{n:,} rpn, {classes} classes @0.5",
+        n,
         {
             "fastrpn": lambda: ops.batched_nms(boxes, scores, labels, 0.5),
             "torchvision": lambda: torchvision.ops.batched_nms(boxes, scores, labels, 0.5),
@@ -153,25 +150,16 @@ def batched_row(seconds: float) -> Measurement:
 
 
 def run(quick: bool = False) -> list[Measurement]:
-    """The table; without `quick` also every regime at thresholds from 0.1 to 0.9."""
+    """The table. Regimes, thresholds and threads are scanned by benchmarks/scan.py."""
     seconds = 0.5 if quick else 3.0
     rows = []
     for make, n, threshold in ROWS:
         if quick and n > 20_000:
             continue
         row = plain_row(make, n, threshold, seconds)
-        if n == 100_000:
-            add_one_torchvision_run(row, n)
         if n == 1_000_000:
             boxes, scores = make(n)
-            row.notes["extra MB"] = extra_megabytes(
-                lambda b=boxes, s=scores, t=threshold: ops.nms(b, s, t)
-            )
+            row.notes["extra MB"] = extra_megabytes(lambda b=boxes, s=scores: ops.nms(b, s, 0.5))
         rows.append(row)
     rows += padded_rows(seconds)
-    rows.append(batched_row(seconds))
-    for make in REGIMES:
-        for n in (100, 3_000) if quick else (100, 1_000, 10_000):
-            for threshold in (0.5,) if quick else (0.1, 0.3, 0.5, 0.7, 0.9):
-                rows.append(plain_row(make, n, threshold, 0.2 * seconds))
-    return rows
+    return rows + [batched_row(n, classes, seconds) for n, classes in ((10, 2), (8_000, 80))]

@@ -19,16 +19,16 @@ Operator = Callable[[Tensor, Tensor], Tensor]
 
 
 def feature_map(channels_last: bool = False) -> Tensor:
-    """[1, 512, 38, 50] non-negative features, as behind a ReLU."""
+    """`[1, 512, 38, 50]` non-negative features, as behind a ReLU."""
     features = torch.randn(1, CHANNELS, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return features.relu().contiguous(memory_format=layout)
 
 
-def rpn_like_rois(count: int) -> Tensor:
-    """[count, 5] RoIs on a 608 x 800 image."""
+def rpn_like_rois(count: int, image: tuple[int, int] = (HEIGHT * STRIDE, WIDTH * STRIDE)) -> Tensor:
+    """`[count, 5]` RoIs on an image of this height and width."""
     generator = torch.Generator().manual_seed(count)
-    size = torch.tensor([WIDTH, HEIGHT]) * STRIDE
+    size = torch.tensor([image[1], image[0]])
     side = torch.tensor([128.0, 256.0, 512.0])[torch.randint(3, (count,), generator=generator)]
     ratio = torch.tensor([0.5, 1.0, 2.0])[torch.randint(3, (count,), generator=generator)]
     stretch = torch.exp(0.2 * torch.randn(count, 2, generator=generator))
@@ -38,64 +38,57 @@ def rpn_like_rois(count: int) -> Tensor:
     return torch.cat([torch.zeros(count, 1), torch.minimum(corners.relu(), size.repeat(2))], dim=1)
 
 
+def layout_name(channels_last: bool) -> str:
+    return "channels last" if channels_last else "NCHW"
+
+
 def fresh_output(count: int) -> Tensor:
     """As much memory as the op returns, allocated and written once."""
     return torch.empty(count, CHANNELS, OUTPUT, OUTPUT).fill_(1.0)
 
 
 def forward(
-    op: str, count: int, ours: Operator, theirs: Operator, equal, *, channels_last=False, **notes
+    op: str, count: int, ours: Operator, theirs: Operator, equal, channels_last: bool = False
 ) -> Measurement:
     """Forward of one map; `fill` is the time to write a fresh output."""
     features, rois = feature_map(channels_last), rpn_like_rois(count)
-    layout = ", channels last" if channels_last else ""
+    work = f"{count:,} RoIs, {layout_name(channels_last)}"
     candidates = {
         "fastrpn": lambda: ours(features, rois),
         "torchvision": lambda: theirs(features, rois),
         "fill": lambda: fresh_output(count),
     }
     with torch.no_grad():
-        measurement = measure(
-            op, f"{count} RoIs{layout}", count, candidates, equal=equal, same_as="torchvision"
-        )
-    measurement.notes.update(notes)
-    return measurement
+        return measure(op, work, count, candidates, equal=equal, same_as="torchvision")
 
 
 def forward_backward(
-    op: str, count: int, ours: Operator, theirs: Operator, equal, *, channels_last=False
+    op: str, count: int, ours: Operator, theirs: Operator, equal, channels_last: bool
 ) -> Measurement:
-    """Forward and the gradient of the features."""
+    """Forward and the gradient of the features, which has their layout."""
     features, rois = feature_map(channels_last).requires_grad_(), rpn_like_rois(count)
     weight = torch.randn(
         count, CHANNELS, OUTPUT, OUTPUT, generator=torch.Generator().manual_seed(1)
     )
     if channels_last:
         weight = weight.contiguous(memory_format=torch.channels_last)
-    layout = ", channels last" if channels_last else ""
 
     def step(operator: Operator) -> Tensor:
         return torch.autograd.grad(operator(features, rois), features, weight)[0]
 
     candidates = {"fastrpn": lambda: step(ours), "torchvision": lambda: step(theirs)}
-    return measure(op, f"{count} RoIs, with backward{layout}", count, candidates, equal=equal)
+    work = f"{count:,} RoIs, with backward, {layout_name(channels_last)}"
+    return measure(op, work, count, candidates, equal=equal)
 
 
 def all_works(
     op: str, ours: Operator, theirs: Operator, equal, equal_gradient, quick: bool
 ) -> list[Measurement]:
-    """The rows of both benchmarks: forward, with backward, and a scan over the number of RoIs."""
+    """The rows of both benchmarks: forward, and with backward, in both layouts."""
     counts = [300] if quick else [128, 300, 2000]
     rows = []
     for channels_last in (False, True):
         for count in counts:
-            rows.append(forward(op, count, ours, theirs, equal, channels_last=channels_last))
-        rows.append(
-            forward_backward(op, 128, ours, theirs, equal_gradient, channels_last=channels_last)
-        )
-    if not quick:
-        scan = {"scan": f"{op} forward", "xlabel": "RoIs"}
-        rows += [
-            forward(op, count, ours, theirs, equal, **scan) for count in (1, 3, 10, 30, 100, 1000)
-        ]
+            rows.append(forward(op, count, ours, theirs, equal, channels_last))
+        rows.append(forward_backward(op, 128, ours, theirs, equal_gradient, channels_last))
     return rows

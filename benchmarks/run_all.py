@@ -1,7 +1,7 @@
 """Runs every benchmark: `python -m benchmarks.run_all [--quick] [--only OPS] [--output FOLDER]`.
 
 Each benchmarks/<op>.py offers `run(quick: bool) -> list[Measurement]`. Prints a table, writes
-results.json and the plots.
+results.json and the plot. About ten minutes on two quiet cores, `--quick` one.
 """
 
 import argparse
@@ -11,30 +11,30 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.plots import draw
 from benchmarks.timing import Measurement
 from fastrpn import __version__
+from fastrpn._library import core
 
 OPS = [
     "nms",
+    "soft_nms",
     "box_iou",
     "match_anchors",
     "generate_proposals",
     "roi_pool",
     "roi_align",
+    "drop_in",
 ]
-PACKAGES = ["torch", "torchvision", "numpy", "lsnms", "powerboxes", "opencv-python"]
+PACKAGES = ["torch", "torchvision", "numpy", "lsnms", "powerboxes", "opencv-python", "ultralytics"]
 
 
 def environment() -> dict[str, object]:
     """Versions, CPU and threads: what one needs to compare two result files."""
-    import torch
-
-    from fastrpn._library import core
-
     versions: dict[str, str | None] = {"fastrpn": __version__}
     for package in PACKAGES:
         try:
@@ -73,8 +73,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small selection, about a minute")
     parser.add_argument("--only", help="ops, separated by commas")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/latest"))
     options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
     ops = options.only.split(",") if options.only else OPS
     if unknown := set(ops) - set(OPS):
         parser.error(f"--only: unknown {sorted(unknown)}, known are {OPS}")

@@ -21,17 +21,14 @@ __all__ = [
 ]
 
 _SUBMODULES = {"analysis", "data", "engine", "models", "numpy", "ops", "viz"}
-_FUNCTIONS = {
-    "accelerate_torchvision": "fastrpn.accelerate",
-    "restore_torchvision": "fastrpn.accelerate",
-}
+_OPS = {"accelerate_torchvision", "restore_torchvision"}
 
 
 def __getattr__(name: str):
     if name in _SUBMODULES:
         return importlib.import_module(f"fastrpn.{name}")
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    if name in _OPS:
+        return getattr(importlib.import_module("fastrpn.ops"), name)
     raise AttributeError(f"module 'fastrpn' has no attribute {name!r}")
 
 

@@ -4,6 +4,7 @@ from fastrpn._library import load_torch_operators
 
 load_torch_operators()  # the modules below attach fake kernels and gradients to the operators
 
+from fastrpn.ops.accelerate import accelerate_torchvision, restore_torchvision  # noqa: E402
 from fastrpn.ops.box_coding import decode_boxes, encode_boxes  # noqa: E402
 from fastrpn.ops.box_iou import box_iou  # noqa: E402
 from fastrpn.ops.boxes import (  # noqa: E402
@@ -26,10 +27,11 @@ from fastrpn.ops.roi_pool import RoIPool, roi_pool  # noqa: E402
 from fastrpn.ops.soft_nms import soft_nms  # noqa: E402
 
 __all__ = [
-    "batched_nms",
     "MultiScaleRoIAlign",
     "RoIAlign",
     "RoIPool",
+    "accelerate_torchvision",
+    "batched_nms",
     "box_area",
     "box_convert",
     "box_iou",
@@ -45,6 +47,7 @@ __all__ = [
     "nms",
     "nms_padded",
     "remove_small_boxes",
+    "restore_torchvision",
     "roi_align",
     "roi_pool",
     "soft_nms",

@@ -23,8 +23,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastrpn import ops
 from fastrpn.ops._checks import FLOAT_DTYPES
+from fastrpn.ops.box_iou import box_iou as our_box_iou
+from fastrpn.ops.nms import batched_nms as our_batched_nms
 
 # Up to this many coordinates, by whether the boxes are on the CPU, torchvision uses its offsets.
 _COORDINATE_TRICK = {True: 4000, False: 100_000}
@@ -55,7 +56,7 @@ def accelerate_torchvision() -> Acceleration:
             detections = model(images)
 
     Returns:
-        A context manager; ignore it to accelerate for good.
+        A context manager; ignored, the acceleration lasts until it is undone.
 
     Raises:
         ImportError: torchvision is not installed.
@@ -122,7 +123,7 @@ def _fast_box_iou(original: Callable) -> Callable:
             and _is_boxes(boxes1)
             and _is_boxes(boxes2)
         ):
-            return ops.box_iou(boxes1, boxes2)
+            return our_box_iou(boxes1, boxes2)
         return original(boxes1, boxes2) if fmt == "xyxy" else original(boxes1, boxes2, fmt)
 
     return _scripted_as(original, box_iou)
@@ -139,7 +140,7 @@ def _fast_batched_nms(original: Callable) -> Callable:
             and idxs.device == boxes.device
             and scores.shape == idxs.shape == boxes.shape[:1]
         ):
-            kept = ops.batched_nms(boxes, scores, idxs, iou_threshold).sort().values
+            kept = our_batched_nms(boxes, scores, idxs, iou_threshold).sort().values
             # torchvision's own last line: its sort is not stable, and decides the order of ties.
             return kept[scores[kept].sort(descending=True)[1]]
         return original(boxes, scores, idxs, iou_threshold)

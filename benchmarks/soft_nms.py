@@ -1,0 +1,61 @@
+"""soft_nms against OpenCV's, on integer boxes, all that OpenCV's takes. torchvision has none.
+
+The same boxes in the same order with the same scores are asserted, up to rounding of the scores.
+Beside it stands the readable reference of fastrpn.ops.reference, which is no peer.
+"""
+
+import numpy as np
+import torchvision
+
+from benchmarks import inputs
+from benchmarks.timing import Measurement, measure
+from fastrpn import ops
+from fastrpn.ops import reference
+
+SIGMA, IOU_THRESHOLD, SCORE_THRESHOLD = 0.5, 0.3, 0.05
+OPENCV_CODES = {"linear": 1, "gaussian": 2}
+REFERENCE_BOXES = 1_000  # a Python loop over boxes
+
+
+def equal(ours: tuple, theirs: tuple) -> bool:
+    """The same indices; scores up to rounding."""
+    mine, wanted = ([np.asarray(part).reshape(-1) for part in pair] for pair in (ours, theirs))
+    return np.array_equal(mine[0], wanted[0]) and np.allclose(mine[1], wanted[1], atol=1e-5)
+
+
+def row(n: int, method: str, seconds: float) -> Measurement:
+    boxes, scores = inputs.dense_boxes(n, extent=20 * n**0.5)
+    boxes = boxes.round()
+    options = {
+        "method": method,
+        "sigma": SIGMA,
+        "iou_threshold": IOU_THRESHOLD,
+        "score_threshold": SCORE_THRESHOLD,
+    }
+    candidates = {"fastrpn": lambda: ops.soft_nms(boxes, scores, **options)}
+    try:
+        from cv2.dnn import softNMSBoxes
+
+        xywh = torchvision.ops.box_convert(boxes, "xyxy", "xywh").int().numpy()
+        arguments = SCORE_THRESHOLD, IOU_THRESHOLD, 0, SIGMA, OPENCV_CODES[method]
+        candidates["opencv"] = lambda: softNMSBoxes(xywh, scores.numpy(), *arguments)[::-1]
+    except ImportError:
+        pass
+    if n <= REFERENCE_BOXES:
+        candidates["reference"] = lambda: reference.soft_nms(boxes, scores, **options)
+    return measure(
+        "soft_nms",
+        f"{n:,} dense, {method}",
+        n,
+        candidates,
+        equal=equal,
+        seconds=seconds,
+        min_runs=3,
+    )
+
+
+def run(quick: bool = False) -> list[Measurement]:
+    """Both weights, from 100 boxes to 10,000."""
+    sizes = (100, 1_000) if quick else (100, 1_000, 10_000)
+    seconds = 0.3 if quick else 2.0
+    return [row(n, method, seconds) for method in OPENCV_CODES for n in sizes]

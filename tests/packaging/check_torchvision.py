@@ -1,0 +1,76 @@
+"""Runs the tests that compare with torchvision against other releases of it.
+
+    python tests/packaging/check_torchvision.py 0.29.2 0.28.0
+
+For each release: a fresh temporary environment, `pip install torchvision==RELEASE` (which brings
+its torch), tests/test_accelerate.py and tests/ops, and the environment is deleted. The native
+libraries are those built in this source tree, unchanged: one build serves every torch. A table is
+printed, and written to docs/compatibility.md by `--write`. A release takes two minutes and needs
+up to 8 GB of disk; pip's own configuration decides which releases it may install.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+from building import ROOT, clean_environment, run
+
+TESTS = ["tests/test_accelerate.py", "tests/ops"]
+NEEDED_BY_TESTS = ["pytest", "hypothesis", "numpy"]
+DOCUMENT = ROOT / "docs" / "compatibility.md"
+HEADER = ["| torchvision | torch | Python | result |", "|---|---|---|---|"]
+
+
+def check(release: str) -> tuple[str, bool]:
+    """The release's row of the table, and whether all tests passed."""
+    folder = Path(tempfile.mkdtemp(prefix=f"torchvision-{release}-"))
+    try:
+        venv.create(folder, with_pip=True)
+        python = folder / "bin" / "python"
+        wanted = [f"torchvision=={release}", *NEEDED_BY_TESTS]
+        run(python, "-m", "pip", "install", "--no-cache-dir", "--quiet", *wanted)
+        environment = clean_environment(PYTHONPATH=str(ROOT))
+        query = "import torch, torchvision; print(torchvision.__version__, torch.__version__)"
+        versions = run(python, "-c", query, cwd=folder).stdout.split()
+        tests = subprocess.run(
+            [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
+            cwd=ROOT, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        if tests.returncode:
+            print(tests.stdout, tests.stderr, file=sys.stderr)
+        summary = tests.stdout.strip().splitlines()[-1].strip("= ").rsplit(" in ")[0]
+        here = ".".join(map(str, sys.version_info[:3]))
+        return f"| {versions[0]} | {versions[1]} | {here} | {summary} |", tests.returncode == 0
+    finally:
+        shutil.rmtree(folder)
+
+
+def write(rows: list[str]) -> None:
+    """Puts the rows in place of those of the document's table."""
+    before, after = DOCUMENT.read_text().split("\n".join(HEADER))
+    after = after.lstrip("\n")
+    while after.startswith("|"):
+        after = after.split("\n", 1)[1]
+    DOCUMENT.write_text(before + "\n".join([*HEADER, *rows, after]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("releases", nargs="+", metavar="RELEASE")
+    parser.add_argument("--write", action="store_true", help=f"update {DOCUMENT.name}")
+    options = parser.parse_args()
+    os.environ.pop("PYTHONPATH", None)  # pip and the version query see the new environment alone
+    rows, passed = zip(*[check(release) for release in options.releases], strict=True)
+    print("\n".join([*HEADER, *rows]))
+    if options.write:
+        write(list(rows))
+    sys.exit(0 if all(passed) else 1)
+
+
+if __name__ == "__main__":
+    main()
