@@ -1,10 +1,11 @@
 """accelerate_torchvision: torchvision's own detectors and ultralytics' NMS, unchanged, faster.
 
 The detectors are ResNet-50 FPN models for 91 classes on one 800 x 1088 image. Their weights are
-random, so their score thresholds are chosen, not learned, so that the work behind the backbone is
-what an evaluation has to do: Faster R-CNN passes on 1,000 proposals and keeps the best
-`CANDIDATES_A_CLASS` of them for each class on average; RetinaNet and FCOS, whose threshold is 0,
-keep the 1,000 best of each level. The notes count both.
+random: the batch norms take the statistics of that image, or features would grow from layer to
+layer, and the score threshold is set so that the work behind the backbone is that of an
+evaluation. Faster R-CNN passes on 1,000 proposals and keeps `CANDIDATES_A_CLASS` boxes of each
+class on average; RetinaNet and FCOS, whose threshold is 0, keep the 1,000 best of each level. The
+notes count them.
 
 "Behind the backbone" is the time from the end of the backbone to the detections, taken in the same
 runs as the whole: RPN or dense heads, proposals, RoI Align, box head and NMS.
@@ -42,6 +43,7 @@ def build(name: str, image: Tensor) -> tuple[nn.Module, dict[str, object]]:
     ).eval()  # fmt: skip
     notes: dict[str, object] = {}
     with torch.inference_mode():
+        calibrate(model, image)
         if "faster" in name:
             scores = class_scores(model, image)
             candidates = CANDIDATES_A_CLASS * (CLASSES - 1)
@@ -51,6 +53,16 @@ def build(name: str, image: Tensor) -> tuple[nn.Module, dict[str, object]]:
             notes["candidates"] = int((scores[:, 1:] > threshold).sum())
         notes["detections"] = len(model([image])[0]["boxes"])
     return model, notes
+
+
+def calibrate(model: nn.Module, image: Tensor) -> None:
+    """Sets the batch norms' statistics to those of the image."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    model.backbone(model.transform([image])[0].tensors)
+    for norm in norms:
+        norm.eval()
 
 
 def class_scores(model: nn.Module, image: Tensor) -> Tensor:
@@ -152,7 +164,7 @@ def yolo_predictions(seed: int = 0) -> Tensor:
     boxes = boxes + 2 * torch.randn(boxes.shape, generator=generator)
     labels = torch.randint(YOLO_CLASSES, (YOLO_OBJECTS,), generator=generator)
     logits = torch.randn(len(boxes), YOLO_CLASSES, generator=generator) - 9
-    logits[torch.arange(len(boxes)), labels[nearest]] += 10 * overlap + 2
+    logits[torch.arange(len(boxes)), labels[nearest]] += 10 * overlap + 4
     predictions = torch.cat([box_convert(boxes, "xyxy", "cxcywh"), logits.sigmoid()], dim=1)
     return predictions.T[None].contiguous()
 

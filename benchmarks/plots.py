@@ -1,32 +1,37 @@
-"""The pictures of a result file: time against size, and the speed-ups over torchvision.
+"""The pictures of a result file: speed-ups over torchvision, and time against size.
 
-`python -m benchmarks.plots benchmarks/results/<name>/results.json` draws them beside the file.
+`python -m benchmarks.plots FOLDER` draws those of its results.json and scan.json beside them.
 """
 
 import json
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from benchmarks.targets import TARGETS
+
 COLOURS = {
     "fastrpn": "#d1495b",
     "torchvision": "#30638e",
+    "fastrpn.numpy": "#e8909a",
     "lsnms": "#edae49",
     "powerboxes": "#66a182",
+    "powerboxes R-tree": "#a9cdb8",
     "opencv": "#8d6a9f",
     "fill": "#9a9a9a",
 }
+LINES = {"fill": "--", "fastrpn.numpy": "o:"}
 DPI = 130
 
 
 def bar_chart(measurements: list[dict], path: Path, title: str) -> Path:
-    """Speed-up over torchvision of every measured work, on a log axis; a line marks parity."""
-    rows = [m for m in measurements if m["speedup"].get("torchvision")]
+    """Speed-up over torchvision, on a log axis; a line marks parity."""
+    rows = measurements
     names = [f"{m['op']}  {m['work']}" for m in rows]
     values = [m["speedup"]["torchvision"] for m in rows]
     figure, axes = plt.subplots(figsize=(9, 0.32 * len(rows) + 1.4))
@@ -48,45 +53,105 @@ def bar_chart(measurements: list[dict], path: Path, title: str) -> Path:
     return _save(figure, path)
 
 
-def scaling_chart(measurements: list[dict], path: Path, title: str, xlabel: str) -> Path:
-    """Milliseconds against size, log-log, one line a library."""
-    lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for m in measurements:
-        for library, milliseconds in m["milliseconds"].items():
-            lines[library].append((m["size"], milliseconds))
-    figure, axes = plt.subplots(figsize=(6.4, 4.4))
-    for library, points in lines.items():
-        points.sort()
-        style = "--" if library == "fill" else "o-"
-        colour = COLOURS.get(library)
-        axes.plot(*zip(*points, strict=True), style, color=colour, label=library, markersize=4)
-    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="milliseconds", title=title)
-    axes.grid(True, which="major", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+def growth_chart(scans: list[dict], path: Path, title: str) -> Path:
+    """Milliseconds against size, log-log: a panel a scan, a line a library with its slope."""
+    columns = min(3, len(scans))
+    rows = -(-len(scans) // columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(5 * columns, 4.1 * rows), squeeze=False)
+    for axes, scan in zip(panels.flat, scans, strict=False):
+        for library, points in scan["milliseconds"].items():
+            slope = scan["slopes"][library]
+            axes.plot(
+                *zip(*points, strict=True),
+                LINES.get(library, "o-"),
+                color=COLOURS.get(library),
+                label=library if slope is None else f"{library}, slope {slope:.2f}",
+                markersize=3.5,
+                linewidth=2.2 if library == "fastrpn" else 1.3,
+            )
+        axes.set(xscale="log", yscale="log", xlabel=scan["xlabel"], ylabel="milliseconds")
+        axes.set_title(scan["title"], fontsize=10)
+        axes.grid(True, which="major", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylim(top=axes.get_ylim()[1] * 3 ** (len(scan["milliseconds"]) / 2))  # the legend
+        axes.legend(frameon=False, fontsize=7.5)
+    for axes in panels.flat[len(scans) :]:
+        axes.remove()
+    figure.suptitle(title, fontsize=10)
     return _save(figure, path)
 
 
-def draw(results_file: Path) -> list[Path]:
-    """All pictures of a result file, beside it.
+def regime_chart(rows: list[dict], path: Path, title: str) -> Path:
+    """Speed-up of nms over torchvision in every regime; a loss would be red."""
+    thresholds = sorted({m["notes"]["threshold"] for m in rows})
+    threads = sorted({m["notes"]["threads"] for m in rows})
+    kinds = list(dict.fromkeys((m["notes"]["regime"], m["size"]) for m in rows))
+    figure, panels = plt.subplots(
+        1, len(threads), figsize=(5.2 * len(threads), 0.27 * len(kinds) + 1.6), sharey=True
+    )
+    colours = plt.get_cmap("RdYlGn").with_extremes()
+    scale = matplotlib.colors.SymLogNorm(1, vmin=-1000, vmax=1000)
+    for axes, count in zip(np.atleast_1d(panels), threads, strict=True):
+        cells = {
+            ((m["notes"]["regime"], m["size"]), m["notes"]["threshold"]): m["speedup"][
+                "torchvision"
+            ]
+            for m in rows
+            if m["notes"]["threads"] == count
+        }
+        gain = np.array([[cells[kind, threshold] for threshold in thresholds] for kind in kinds])
+        signed = np.where(gain >= 1, gain - 1, 1 - 1 / gain)  # as far below parity as above it
+        axes.imshow(signed, cmap=colours, norm=scale, aspect="auto")
+        for (y, x), value in np.ndenumerate(gain):
+            label = f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+            axes.text(x, y, label, ha="center", va="center", fontsize=7)
+        axes.set_xticks(range(len(thresholds)), thresholds)
+        axes.set_yticks(range(len(kinds)), [f"{name}, {n:,}" for name, n in kinds], fontsize=8)
+        axes.set_xlabel("IoU threshold")
+        axes.set_title(f"threads: {count}", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    return _save(figure, path)
 
-    A measurement whose notes name a "scan" belongs to that scan's scaling chart; the others go
-    into the bar chart.
+
+def heading(results: dict) -> str:
+    """What was compared, and where."""
+    versions = results["versions"]
+    return (
+        f"fastrpn {versions['fastrpn']} against torchvision {versions['torchvision']}\n"
+        f"{results['cpu']}, {results['threads']} threads, {results['simd_level']}"
+    )
+
+
+def draw(results_file: Path) -> list[Path]:
+    """The bar charts of benchmarks.run_all, beside its result file: the works that have a target
+    and the drop-in, and all works.
     """
     results = json.loads(results_file.read_text())
-    where = f"{results['cpu']}, {results['threads']} threads, {results['simd_level']}"
-    versions = results["versions"]
-    title = f"fastrpn {versions['fastrpn']} against torchvision {versions['torchvision']}\n{where}"
-    table, scans = [], defaultdict(list)
-    for m in results["measurements"]:
-        scan = m["notes"].get("scan")
-        (scans[scan] if scan else table).append(m)
+    title = heading(results)
+    rows = [m for m in results["measurements"] if m["speedup"].get("torchvision")]
+    works = {(target.op, target.work) for target in TARGETS}
+    front = [m for m in rows if (m["op"], m["work"]) in works or m["op"] == "drop_in"]
     folder = results_file.parent
-    pictures = [bar_chart(table, folder / "speedup.png", title)] if table else []
-    for scan, rows in scans.items():
-        path = folder / f"{scan.replace(' ', '_')}.png"
-        pictures.append(scaling_chart(rows, path, f"{scan}\n{where}", rows[0]["notes"]["xlabel"]))
+    pictures = []
+    for chosen, name in ((front, "speedup.png"), (rows, "speedup_all.png")):
+        if chosen:
+            pictures.append(bar_chart(chosen, folder / name, title))
     return pictures
+
+
+def draw_scan(results_file: Path) -> list[Path]:
+    """The charts of benchmarks.scan, beside its result file."""
+    results = json.loads(results_file.read_text())
+    folder = results_file.parent
+    is_nms = [scan["title"].startswith("nms") for scan in results["growth"]]
+    pictures = []
+    for name, wanted in (("growth_nms.png", True), ("growth_others.png", False)):
+        chosen = [
+            scan for scan, nms in zip(results["growth"], is_nms, strict=True) if nms == wanted
+        ]
+        pictures.append(growth_chart(chosen, folder / name, heading(results)))
+    title = "nms: times faster than torchvision\n" + heading(results).split("\n")[0]
+    return [*pictures, regime_chart(results["regimes"], folder / "regimes.png", title)]
 
 
 def _save(figure: plt.Figure, path: Path) -> Path:
@@ -97,5 +162,7 @@ def _save(figure: plt.Figure, path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    for picture in draw(Path(sys.argv[1])):
-        print(picture)
+    folder = Path(sys.argv[1])
+    for name, draw_file in (("results.json", draw), ("scan.json", draw_scan)):
+        if (folder / name).exists():
+            print(*draw_file(folder / name))

@@ -4,6 +4,8 @@ The same boxes in the same order with the same scores are asserted, up to roundi
 Beside it stands the readable reference of fastrpn.ops.reference, which is no peer.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torchvision
 
@@ -23,7 +25,8 @@ def equal(ours: tuple, theirs: tuple) -> bool:
     return np.array_equal(mine[0], wanted[0]) and np.allclose(mine[1], wanted[1], atol=1e-5)
 
 
-def row(n: int, method: str, seconds: float) -> Measurement:
+def candidates(n: int, method: str) -> dict[str, Callable]:
+    """Us, OpenCV where it is installed, and the reference where it is not too slow."""
     boxes, scores = inputs.dense_boxes(n, extent=20 * n**0.5)
     boxes = boxes.round()
     options = {
@@ -32,26 +35,24 @@ def row(n: int, method: str, seconds: float) -> Measurement:
         "iou_threshold": IOU_THRESHOLD,
         "score_threshold": SCORE_THRESHOLD,
     }
-    candidates = {"fastrpn": lambda: ops.soft_nms(boxes, scores, **options)}
+    found = {"fastrpn": lambda: ops.soft_nms(boxes, scores, **options)}
     try:
         from cv2.dnn import softNMSBoxes
 
         xywh = torchvision.ops.box_convert(boxes, "xyxy", "xywh").int().numpy()
         arguments = SCORE_THRESHOLD, IOU_THRESHOLD, 0, SIGMA, OPENCV_CODES[method]
-        candidates["opencv"] = lambda: softNMSBoxes(xywh, scores.numpy(), *arguments)[::-1]
+        found["opencv"] = lambda: softNMSBoxes(xywh, scores.numpy(), *arguments)[::-1]
     except ImportError:
         pass
     if n <= REFERENCE_BOXES:
-        candidates["reference"] = lambda: reference.soft_nms(boxes, scores, **options)
-    return measure(
-        "soft_nms",
-        f"{n:,} dense, {method}",
-        n,
-        candidates,
-        equal=equal,
-        seconds=seconds,
-        min_runs=3,
-    )
+        found["reference"] = lambda: reference.soft_nms(boxes, scores, **options)
+    return found
+
+
+def row(n: int, method: str, seconds: float) -> Measurement:
+    work = f"{n:,} dense, {method}"
+    found = candidates(n, method)
+    return measure("soft_nms", work, n, found, equal=equal, seconds=seconds, min_runs=3)
 
 
 def run(quick: bool = False) -> list[Measurement]:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-TOO_SLOW_TO_REPEAT = 8.0  # seconds
-
 
 @dataclass
 class Measurement:
@@ -51,19 +49,21 @@ def measure(
     seconds: float = 2.0,
     min_runs: int = 5,
     same_as: str | None = None,
+    repeat_below: float = 8.0,
 ) -> Measurement:
     """Times the candidates on the same work, taking turns.
 
     Args:
         op, work, size: see :class:`Measurement`.
         candidates: library name -> function that does the whole work and returns the result;
-            must hold "fastrpn". One whose first run takes more than `TOO_SLOW_TO_REPEAT` seconds
-            has that run alone; the notes name it under "one run".
+            must hold "fastrpn".
         equal: (fastrpn's result, a peer's result) -> bool, asserted before the clock starts;
             None where a candidate is no peer (a memory fill).
         seconds: about how long all candidates together are measured.
         min_runs: fewest runs of each candidate.
         same_as: check against this peer only.
+        repeat_below: a candidate whose first run takes this many seconds or more has that run
+            alone; the notes name it under "one run".
 
     Raises:
         AssertionError: a peer's result differs.
@@ -72,16 +72,17 @@ def measure(
     results = {}
     for name, run in candidates.items():
         first[name], results[name] = _timed(run)  # warms caches, pools and allocators
-        if first[name] < TOO_SLOW_TO_REPEAT:
+        if first[name] < repeat_below:
             first[name], results[name] = _timed(run)
     if equal is not None:
         for name in [same_as] if same_as else candidates:
             assert equal(results["fastrpn"], results[name]), f"{op}, {work}: {name} differs"
     results.clear()
 
-    slow = {name: taken for name, taken in first.items() if taken >= TOO_SLOW_TO_REPEAT}
+    slow = {name: taken for name, taken in first.items() if taken >= repeat_below}
     repeated = {name: run for name, run in candidates.items() if name not in slow}
-    rounds = max(min_runs, min(200, int(seconds / sum(first[name] for name in repeated))))
+    one_round = sum(first[name] for name in repeated)
+    rounds = max(min_runs, min(200, int(seconds / max(one_round, 1e-6))))
     times: dict[str, list[float]] = {name: [] for name in repeated}
     for _ in range(rounds):
         for name, run in repeated.items():
