@@ -2,61 +2,93 @@
 # Everything that waits for an NVIDIA GPU, offline, with the torch that is installed. Each step ends within
 # 8 minutes and says what it skipped.
 #
-#   benchmarks/run_cuda.sh            all steps
-#   benchmarks/run_cuda.sh test bench only these: build test sanitize bench
-#   benchmarks/run_cuda.sh --dry-run  on a machine without a GPU: runs what can run, says what cannot
+#   benchmarks/run_cuda.sh                  all steps
+#   benchmarks/run_cuda.sh test bench       only these: build test sanitize bench model report
+#   benchmarks/run_cuda.sh --dry-run [...]  on a machine without a GPU: runs what can run, says what cannot
+#
+# PYTHON names the interpreter. The results are benchmarks/results/<gpu>/: two JSON files, pictures and
+# summary.md. A dry run leaves its own in build/cuda-dry-run.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
+LIMIT=480 # seconds
 DRY_RUN=0
 if [[ ${1:-} == --dry-run ]]; then
   DRY_RUN=1
   shift
 fi
+ALL_STEPS=(build test sanitize bench model report)
 STEPS=("$@")
-[[ ${#STEPS[@]} -eq 0 ]] && STEPS=(build test sanitize bench)
+[[ ${#STEPS[@]} -eq 0 ]] && STEPS=("${ALL_STEPS[@]}")
 FAILED=()
 
-# Runs a command for at most 8 minutes and remembers its failure.
+# Runs a command for at most LIMIT seconds and remembers its failure.
 run() {
   echo "+ $*"
-  timeout 480 "$@" || FAILED+=("$*")
+  timeout "$LIMIT" "$@" || FAILED+=("$*")
+}
+
+# The folder of the results.
+results() {
+  if [[ $DRY_RUN == 1 ]]; then
+    echo build/cuda-dry-run
+  else
+    "$PYTHON" -c 'import torch; print("benchmarks/results/" +
+      torch.cuda.get_device_name().replace(" ", "-").lower())'
+  fi
 }
 
 step_build() {
   if [[ $DRY_RUN == 1 ]]; then
-    run "$PYTHON" -c "import fastrpn.ops; print('fastrpn is built')"
+    # The same command, into a folder of its own and compiling what this machine can compile.
+    run "$PYTHON" -m pip install --no-build-isolation --no-deps --quiet --upgrade \
+      --target build/cuda-dry-run/package .
   else
     run env FASTRPN_CUDA=1 "$PYTHON" -m pip install --no-build-isolation --no-deps --editable .
   fi
+  run "$PYTHON" -m fastrpn info
 }
 
+# Without a GPU these tests are collected and skipped: that shows that they can be imported.
 step_test() {
   run "$PYTHON" -m pytest -q -m cuda tests/cuda
 }
 
 step_sanitize() {
-  if ! command -v compute-sanitizer > /dev/null; then
-    echo "skipped: compute-sanitizer is not installed"
-  elif [[ $DRY_RUN == 1 ]]; then
+  if [[ $DRY_RUN == 1 ]]; then
     echo "skipped: compute-sanitizer needs a GPU"
+  elif ! command -v compute-sanitizer > /dev/null; then
+    echo "skipped: compute-sanitizer is not installed"
+  elif ! compute-sanitizer --error-exitcode 9 "$PYTHON" -c 'import torch; torch.zeros(1).cuda()'; then
+    echo "skipped: compute-sanitizer does not work on this machine (its message is above)"
   else
     for tool in memcheck racecheck initcheck; do
-      run compute-sanitizer --tool "$tool" --error-exitcode 9 \
-        "$PYTHON" -m pytest -q -m cuda tests/cuda -k "equals_the_cpu or keeps_the_rows"
+      run env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+        "$PYTHON" -m pytest -q -m cuda tests/cuda/test_ops.py -k "equals_the_cpu or few_boxes"
     done
   fi
 }
 
-step_bench() {
-  if [[ $DRY_RUN == 1 ]]; then
-    run "$PYTHON" -m benchmarks.cuda_ops --dry-run
-  else
-    run "$PYTHON" -m benchmarks.cuda_ops
-  fi
+bench() {
+  local options=(--output "$(results)/$1.json")
+  [[ $DRY_RUN == 1 ]] && options+=(--dry-run)
+  run "$PYTHON" -m benchmarks.cuda_ops "$1" "${options[@]}"
 }
 
+step_bench() { bench ops; }
+step_model() { bench model; }
+
+step_report() {
+  run "$PYTHON" -m benchmarks.cuda_report "$(results)"
+}
+
+for step in "${STEPS[@]}"; do
+  if [[ " ${ALL_STEPS[*]} " != *" $step "* ]]; then
+    echo "unknown step $step; there are: ${ALL_STEPS[*]}"
+    exit 2
+  fi
+done
 for step in "${STEPS[@]}"; do
   echo "== $step"
   "step_$step"

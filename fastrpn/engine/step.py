@@ -79,7 +79,12 @@ class OptimizerStep:
         images, targets = part
         images = [image.to(self.device, non_blocking=True) for image in images]
         targets = [
-            {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in target.items()}
+            {
+                name: value.to(self.device, non_blocking=True)
+                if isinstance(value, Tensor)
+                else value
+                for name, value in target.items()
+            }
             for target in targets
         ]
         waits = not last and distributed.size() > 1

@@ -65,9 +65,11 @@ class ImageTransform(nn.Module):
         ignore = torch.ones(len(targets), slots, dtype=torch.bool, device=device)
         for i, target in enumerate(targets):
             count = len(target["boxes"])
-            boxes[i, :count] = target["boxes"].to(device)
-            labels[i, :count] = target["labels"].to(device)
-            ignore[i, :count] = target["ignore"].to(device) if "ignore" in target else False
+            boxes[i, :count] = target["boxes"].to(device, non_blocking=True)
+            labels[i, :count] = target["labels"].to(device, non_blocking=True)
+            ignore[i, :count] = False
+            if "ignore" in target:
+                ignore[i, :count] = target["ignore"].to(device, non_blocking=True)
         order = ignore.byte().argsort(dim=1, stable=True)
         boxes = boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
         boxes = boxes * _box_scale(images, batch)
@@ -81,7 +83,7 @@ class ImageTransform(nn.Module):
         slots = max(1, max(map(len, proposals)))
         boxes = torch.zeros(len(proposals), slots, 4, device=device)
         for row, given in zip(boxes, proposals, strict=True):
-            row[: len(given)] = given.to(device)
+            row[: len(given)] = given.to(device, non_blocking=True)
         scores = torch.zeros(boxes.shape[:2], device=device)
         counts = torch.tensor([len(given) for given in proposals]).to(device, non_blocking=True)
         return Proposals(boxes * _box_scale(images, batch), scores, counts)

@@ -233,3 +233,12 @@ def test_a_training_step_compiles_without_a_graph_break(model):
     losses = compiled(batch, truth)
     for name in LOSSES:
         torch.testing.assert_close(losses[name], expected[name])
+
+
+def test_detection_compiles_without_a_graph_break(model):
+    batch, _ = padded_batch()
+    model.eval()
+    with torch.no_grad():
+        compiled = torch.compile(model.detect, fullgraph=True, backend="aot_eager")(batch)
+        for ours, theirs in zip(compiled, model.detect(batch), strict=True):
+            torch.testing.assert_close(ours, theirs)
