@@ -139,7 +139,7 @@ PY_FASTER_RCNN = ModelConfig(
     rpn_smooth_l1_beta=1 / 9,  # sigma = 3
     rpn_normalizer="sampled",
     rpn_box_weight=1.0,
-    rpn_min_size=16.0,
+    rpn_min_size=16.0,  # there 16 pixels of the image before it is resized
     box_negative_iou=(0.1, 0.5),
 )
 
