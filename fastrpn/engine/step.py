@@ -22,9 +22,9 @@ class OptimizerStep:
     """Updates the weights from the batches of one step.
 
     The gradient is the mean over the parts and over the processes. It equals that of one batch of
-    all their images wherever a loss is a mean over the images: the paper's RPN losses always, a
-    loss divided by the number of sampled rows as long as all parts fill their samples. Batch norm
-    sees the images of one part in one process.
+    all their images wherever a loss is a mean over the images: the paper's RPN losses if the
+    parts are padded to one size, a loss divided by the number of sampled rows if all parts fill
+    their samples. Batch norm sees the images of one part in one process.
 
     Args:
         objective: module (images, targets) -> losses.
