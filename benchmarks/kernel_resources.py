@@ -1,7 +1,8 @@
 """Registers, shared memory and spills of the CUDA kernels: `python -m benchmarks.kernel_resources`.
 
 Compiles each kernel source for each architecture (no GPU needed) and writes what `ptxas -v` says to
-benchmarks/results/kernel_resources.md. Fails if a kernel that is not in KNOWN_SPILLS spills.
+benchmarks/results/kernel_resources.md. Fails if a kernel that is not in KNOWN_SPILLS spills. With
+--check nothing is written: it fails if the file says something else than the compiler.
 """
 
 import argparse
@@ -32,6 +33,9 @@ class Resources:
     registers: int = 0
     shared_bytes: int = 0
     spill_bytes: int = 0
+
+
+Kernels = dict[str, dict[str, Resources]]  # by name, then by architecture
 
 
 def compile_source(nvcc: str, source: Path, arch: str) -> str:
@@ -73,7 +77,7 @@ def readable(mangled: str) -> str:
     return re.sub(r"\(\w+\)", "", name[:end])
 
 
-def table_of(kernels: dict[str, dict[str, Resources]], archs: list[str]) -> list[str]:
+def table_of(kernels: Kernels, archs: list[str]) -> list[str]:
     """Markdown: registers for each architecture, then the greatest shared memory and spills."""
     columns = ["kernel", *(f"sm_{arch}" for arch in archs), "shared bytes", "spilled bytes"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
@@ -86,27 +90,34 @@ def table_of(kernels: dict[str, dict[str, Resources]], archs: list[str]) -> list
     return lines
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--archs", default=",".join(ARCHS), help="e.g. 80,90")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    options = parser.parse_args()
-    archs = options.archs.split(",")
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-    if nvcc is None:
-        print("no nvcc here")
-        return 1
+def committed(path: Path, archs: list[str]) -> tuple[str, dict[str, list[str]]]:
+    """(release of CUDA, {kernel: registers on each of the architectures}) from the written file."""
+    text = path.read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    columns = [rows[0].index(f"sm_{arch}") for arch in archs]
+    table = {row[0].strip("`"): [row[column] for column in columns] for row in rows[1:]}
+    return re.search(r"of CUDA ([\d.]+)", text)[1], table
 
-    kernels: dict[str, dict[str, Resources]] = defaultdict(dict)
-    for arch in archs:
-        for source in sorted((ROOT / "csrc" / "core").glob("*/*_cuda.cu")):
-            op = source.name.removesuffix("_cuda.cu")
-            for name, resources in parse(compile_source(nvcc, source, arch), op).items():
-                kernels[name][arch] = resources
-        print(f"sm_{arch}: {len(kernels)} kernels", flush=True)
 
-    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
-    release = re.search(r"release ([\d.]+)", version)[1]
+def differences(kernels: Kernels, archs: list[str], path: Path, release: str) -> list[str]:
+    """What the written file says otherwise, one line for each kernel."""
+    written_release, written = committed(path, archs)
+    if written_release != release:
+        print(f"{path.name} is of CUDA {written_release}, this is {release}: nothing to compare")
+        return []
+    found = {
+        name: [str(by_arch[arch].registers) for arch in archs] for name, by_arch in kernels.items()
+    }
+    names = sorted(found.keys() | written.keys())
+    return [
+        f"{name}: the file says {written.get(name)}, the compiler {found.get(name)}"
+        for name in names
+        if found.get(name) != written.get(name)
+    ]
+
+
+def write(kernels: Kernels, archs: list[str], path: Path, release: str) -> None:
+    """The table, and the reasons of known spills."""
     lines = [
         "# Resources of the CUDA kernels",
         "",
@@ -116,18 +127,53 @@ def main() -> int:
         "",
         *table_of(kernels, archs),
         "",
+        *(f"- `{name}` spills: {KNOWN_SPILLS.get(name, 'UNEXPECTED')}" for name in spills(kernels)),
     ]
-    spilling = {
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def spills(kernels: Kernels) -> list[str]:
+    """Names of the kernels that spill on any architecture."""
+    return sorted(
         name for name, found in kernels.items() if any(r.spill_bytes for r in found.values())
-    }
-    for name in sorted(spilling):
-        lines.append(f"- `{name}` spills: {KNOWN_SPILLS.get(name, 'UNEXPECTED')}")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text("\n".join(lines) + "\n")
-    unexpected = sorted(spilling - KNOWN_SPILLS.keys())
-    if unexpected:
-        print("spills:", *unexpected, sep="\n  ")
-    return 1 if unexpected else 0
+    )
+
+
+def compile_all(nvcc: str, archs: list[str]) -> Kernels:
+    """Resources of every kernel on every architecture."""
+    kernels: Kernels = defaultdict(dict)
+    for arch in archs:
+        for source in sorted((ROOT / "csrc" / "core").glob("*/*_cuda.cu")):
+            op = source.name.removesuffix("_cuda.cu")
+            for name, resources in parse(compile_source(nvcc, source, arch), op).items():
+                kernels[name][arch] = resources
+        print(f"sm_{arch}: {len(kernels)} kernels", flush=True)
+    return kernels
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--archs", default=",".join(ARCHS), help="e.g. 80,90")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--check", action="store_true", help="compare with the file instead")
+    options = parser.parse_args()
+    archs = options.archs.split(",")
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if nvcc is None:
+        print("no nvcc here")
+        return 1
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release ([\d.]+)", version)[1]
+
+    kernels = compile_all(nvcc, archs)
+    wrong = [f"{name} spills" for name in spills(kernels) if name not in KNOWN_SPILLS]
+    if options.check:
+        wrong += differences(kernels, archs, options.output, release)
+    else:
+        write(kernels, archs, options.output, release)
+    print(*wrong, sep="\n")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
 
 
 @dataclass
@@ -45,6 +47,8 @@ def coco_precision(
         targets: one dict an image with "boxes" [G,4], "labels" [G] and optionally "ignore" [G].
         num_classes: with the background; labels are 1 to num_classes - 1.
     """
+    from pycocotools.cocoeval import COCOeval  # everything else runs without the package
+
     classes = range(1, num_classes)
     annotations = []
     for image, target in enumerate(targets):
@@ -86,6 +90,8 @@ def _entry(image: int, box: np.ndarray, label: int) -> dict:
 
 def _index(entries: list[dict], num_images: int, classes: Sequence[int]) -> COCO:
     """A COCO object from memory. Ids start at 1: to pycocotools a match with id 0 is no match."""
+    from pycocotools.coco import COCO
+
     coco = COCO()
     coco.dataset = {
         "images": [{"id": i + 1} for i in range(num_images)],

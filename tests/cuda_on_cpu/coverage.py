@@ -2,8 +2,8 @@
 
 $ python tests/cuda_on_cpu/coverage.py
 
-Runs the tests of this folder, then gcov, and lists for each kernel source the share of its lines
-that ran (in any instantiation of a template) and those that did not.
+Runs the tests of this folder, then gcov, and writes to coverage.md for each kernel source the share
+of its lines that ran (in any instantiation of a template) and those that did not.
 """
 
 import collections
@@ -16,6 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cuda_on_cpu import harness  # noqa: E402
+
+OUTPUT = harness.HERE / "coverage.md"
 
 
 def executed_lines(build: Path) -> dict[str, dict[int, int]]:
@@ -35,24 +37,42 @@ def executed_lines(build: Path) -> dict[str, dict[int, int]]:
     return lines
 
 
+def report(lines_of: dict[str, dict[int, int]]) -> list[str]:
+    """Markdown: for each source its lines, those that ran, and the text of those that did not."""
+    table = ["| source | lines | ran |", "|---|---|---|"]
+    missed: list[str] = []
+    total = ran = 0
+    for source, lines in sorted(lines_of.items()):
+        text = (harness.ROOT / source).read_text().splitlines()
+        not_run = sorted(line for line, count in lines.items() if count == 0)
+        total, ran = total + len(lines), ran + len(lines) - len(not_run)
+        share = 100 * (1 - len(not_run) / len(lines))
+        table.append(f"| `{source}` | {len(lines)} | {share:.1f} % |")
+        missed += [f"- `{source}`: `{text[line - 1].strip()}`" for line in not_run]
+    table.append(f"| all | {total} | {100 * ran / total:.1f} % |")
+    return [*table, "", *(["Not run:", "", *missed] if missed else [])]
+
+
 def main() -> int:
     build = harness.build()
     for old in build.glob("*.gcda"):
         old.unlink()
-    status = subprocess.run([sys.executable, "-m", "pytest", "-q", str(harness.HERE)]).returncode
-    if status != 0:
-        return status
     if shutil.which("gcov") is None:
         print("no gcov here")
         return 1
-    print(f"\n{'source':50} {'lines':>6} {'ran':>6}")
-    total = ran = 0
-    for source, lines in sorted(executed_lines(build).items()):
-        missed = sorted(line for line, count in lines.items() if count == 0)
-        total, ran = total + len(lines), ran + len(lines) - len(missed)
-        share = 100 * (1 - len(missed) / len(lines))
-        print(f"{source:50} {len(lines):6} {share:5.1f}%", *(missed and ["not:", *missed]))
-    print(f"{'all':50} {total:6} {100 * ran / total:5.1f}%")
+    status = subprocess.run([sys.executable, "-m", "pytest", "-q", str(harness.HERE)]).returncode
+    if status != 0:
+        return status
+    lines = [
+        "# Lines of kernel code that the harness runs",
+        "",
+        "Of the CUDA sources and of every header they include, in any instantiation of a template.",
+        "Written by `python tests/cuda_on_cpu/coverage.py`.",
+        "",
+        *report(executed_lines(build)),
+    ]
+    OUTPUT.write_text("\n".join(lines).rstrip() + "\n")
+    print("\n".join(lines))
     return 0
 
 

@@ -6,8 +6,8 @@
 // 3. nms_cuda, with the levels as groups, ends an image's search at post_nms_top_n.
 // 4. gather: the kept boxes and scores, zeros behind them.
 //
-// Cost: a sort of batch * num_anchors logits, then NMS of the survivors. Memory: 24 bytes an anchor, about
-// 100 a survivor. Numerics: box_math.h in float (float64: double); exp differs from the CPU's in the last
+// Cost: a sort of batch * num_anchors logits, then NMS of the survivors. Memory: 37 bytes an anchor, about
+// 105 a survivor. Numerics: box_math.h in float (float64: double); exp differs from the CPU's in the last
 // place, so a coordinate may, too.
 #include "core/box_math.h"
 #include "core/cuda_runtime.h"
