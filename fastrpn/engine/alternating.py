@@ -22,13 +22,15 @@ from fastrpn.analysis import propose_dataset
 from fastrpn.data import ProposalSet, WithProposals
 from fastrpn.data.annotated import AnnotatedImages
 from fastrpn.engine import distributed
-from fastrpn.engine.checkpoint import load_checkpoint, save_checkpoint
+from fastrpn.engine.checkpoint import clear_folder, load_checkpoint, save_checkpoint
 from fastrpn.engine.config import TrainConfig
 from fastrpn.engine.config_file import config_from_dict, write_config_file
 from fastrpn.engine.objectives import fast_rcnn_objective, rpn_objective
 from fastrpn.engine.trainer import Trainer, TrainResult
 
 __all__ = ["train_alternating"]
+
+STAGES = ("1-rpn", "2-fast-rcnn", "3-rpn", "4-fast-rcnn")  # the folders of the steps
 
 
 def train_alternating(
@@ -50,30 +52,36 @@ def train_alternating(
     Returns:
         the result of step 4; its history has the entries of all steps with their "stage", 1 to 4.
     """
+    output = Path(config.output)
+    if distributed.is_main() and not config.resume:
+        for folder in (output, *(output / stage for stage in STAGES)):
+            clear_folder(folder, is_new_run=True)
+    distributed.barrier()
     rpn_config, box_config = (
         partial(_stage_config, config, settings)
         for settings in (config.rpn_stage, config.box_stage)
     )
     proposals, result1 = _train_and_propose(
-        Trainer(rpn_config("1-rpn"), dataset, objective=rpn_objective())
+        Trainer(rpn_config(STAGES[0]), dataset, objective=rpn_objective())
     )
     data = WithProposals(dataset, proposals)
-    stage = box_config("2-fast-rcnn")
+    stage = box_config(STAGES[1])
     result2 = Trainer(stage, data, objective=fast_rcnn_objective(stage, data)).run()
 
     start = rpn_objective(result2.model.state_dict())
-    proposals, result3 = _train_and_propose(Trainer(rpn_config("3-rpn"), dataset, objective=start))
+    proposals, result3 = _train_and_propose(
+        Trainer(rpn_config(STAGES[2]), dataset, objective=start)
+    )
     data = WithProposals(dataset, proposals)
-    stage = box_config("4-fast-rcnn")
+    stage = box_config(STAGES[3])
     start = fast_rcnn_objective(stage, data, result3.model.state_dict())
     result4 = Trainer(stage, data, validation, start).run()
 
-    output = Path(config.output)
     if distributed.is_main():
         write_config_file(output / "config.yaml", config)
         for file in ("last.pt", "best.pt"):
-            if (output / "4-fast-rcnn" / file).exists():
-                content = load_checkpoint(output / "4-fast-rcnn" / file)
+            if (output / STAGES[3] / file).exists():
+                content = load_checkpoint(output / STAGES[3] / file)
                 save_checkpoint(output / file, {**content, "config": config.as_dict()})
     distributed.barrier()
     history = [

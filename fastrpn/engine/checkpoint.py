@@ -14,7 +14,7 @@ import torch
 from fastrpn.models import FasterRCNN, faster_rcnn
 
 __all__ = ["describe_model", "load_checkpoint", "load_model", "require_same_model"]
-__all__ += ["remove_leftovers", "save_checkpoint"]
+__all__ += ["clear_folder", "save_checkpoint"]
 
 _FORMAT = "fastrpn checkpoint 1"
 
@@ -45,14 +45,21 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
     return path
 
 
-def remove_leftovers(folder: str | Path) -> None:
+def clear_folder(folder: str | Path, is_new_run: bool) -> None:
     """Deletes what a process that was killed in the middle of writing has left in a run's folder.
 
-    No other process may be writing there.
+    Args:
+        folder: where no other process is writing.
+        is_new_run: delete a former run's checkpoints, too: should the new run be killed before its
+            first one, `resume` would continue the former.
     """
-    for path in Path(folder).glob(".*.pt.*"):
-        path.unlink()
-    for path in Path(folder).glob(".rehearsal-*"):
+    folder = Path(folder)
+    patterns = [".*.pt.*", ".*.jsonl.*", ".*.yaml.*"]
+    patterns += ["last.pt", "best.pt"] if is_new_run else []
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()
+    for path in folder.glob(".rehearsal-*"):
         shutil.rmtree(path)
 
 

@@ -34,9 +34,12 @@ class RunLog:
     def __init__(self, path: Path, last_step: int = 0) -> None:
         self.path = path
         self.entries = [entry for entry in _read(path) if entry["step"] <= last_step]
+
+    def begin(self) -> None:
+        """Drops the later entries from the file, too; it is left alone before."""
         distributed.barrier()  # all have read before one writes
         if distributed.is_main():
-            write_atomically(path, _lines(self.entries).encode())
+            write_atomically(self.path, _lines(self.entries).encode())
 
     def append(self, entries: Iterable[dict[str, Any]]) -> None:
         """Adds entries; they are on the disk when this returns."""

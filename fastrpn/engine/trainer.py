@@ -25,9 +25,9 @@ from fastrpn.data import (
 from fastrpn.engine import distributed
 from fastrpn.engine.board import Board
 from fastrpn.engine.checkpoint import (
+    clear_folder,
     describe_model,
     load_checkpoint,
-    remove_leftovers,
     require_same_model,
     save_checkpoint,
 )
@@ -159,11 +159,13 @@ class Trainer:
         config = self.config
         is_main = distributed.is_main()
         self.objective.train()
-        if is_main:
-            remove_leftovers(self.output)
-            write_config_file(self.output / "config.yaml", config)
         if config.rehearsal and self.step < self.total:
             rehearse(self)
+        if is_main:
+            clear_folder(self.output, is_new_run=self.step == 0)
+            write_config_file(self.output / "config.yaml", config)
+        self.history.begin()
+        self.evaluations.begin()
         images_per_step = config.batch_size * config.accumulate
         with (
             Board(self.output / "tensorboard", self.step, config.tensorboard and is_main) as board,

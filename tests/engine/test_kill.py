@@ -102,9 +102,13 @@ def test_a_killed_run_repeats_bit_for_bit(tmp_path):
 def test_a_line_that_was_cut_off_is_dropped(tmp_path):
     path = tmp_path / "history.jsonl"
     log = RunLog(path)
+    log.begin()
     log.append([{"step": 1}, {"step": 2}, {"step": 3}])
     path.write_bytes(path.read_bytes()[:-5])
     assert RunLog(path, last_step=3).entries == [{"step": 1}, {"step": 2}]
-    assert RunLog(path, last_step=1).entries == [{"step": 1}]
+    log = RunLog(path, last_step=1)
+    assert log.entries == [{"step": 1}]
+    log.begin()
     assert path.read_text() == '{"step": 1}\n'
-    assert RunLog(path).entries == [] and path.read_text() == ""
+    RunLog(path).begin()
+    assert path.read_text() == ""

@@ -42,6 +42,24 @@ def test_a_broken_stage_stops_the_run_before_its_first_step(
     assert not list(tmp_path.glob("*.pt")) and not list(tmp_path.glob(".*"))
 
 
+def test_a_former_run_survives_a_failed_rehearsal_and_nothing_else(data, tmp_path, monkeypatch):
+    config = make_config(data, tmp_path, steps=2, eval_every=1)
+    train(config)
+    names = ("last.pt", "best.pt", "history.jsonl", "evaluations.jsonl", "config.yaml")
+    former = {name: (tmp_path / name).read_bytes() for name in names}
+    with monkeypatch.context() as patch:
+        patch.setattr(rehearsal, "save_checkpoint", broken)
+        with pytest.raises(OSError, match="broken"):
+            train(config)
+    assert all((tmp_path / name).read_bytes() == content for name, content in former.items())
+    monkeypatch.setattr(Trainer, "_take_step", broken)
+    (tmp_path / ".last.pt.leftover").touch()
+    with pytest.raises(OSError, match="broken"):
+        train(config)
+    assert not list(tmp_path.glob("*.pt")) and not list(tmp_path.glob(".*"))
+    assert (tmp_path / "history.jsonl").read_text() == ""
+
+
 def test_it_changes_nothing(data, tmp_path):
     settings = {"steps": 3, "val_set": None, "workers": 1}
     runs = [
