@@ -80,10 +80,10 @@ class LossHistory:
         entries = []
         for (entry, losses, names), row in zip(self._unread, rows, strict=True):
             numbers = dict(zip(losses, row, strict=True))
-            entries.append(entry | numbers)
             if not all(math.isfinite(v) for k, v in numbers.items() if k != "grad_norm"):
                 self.log.append(entries)
                 raise NonFiniteLossError(_describe(entry["step"], numbers, names))
+            entries.append(entry | numbers)
         self.log.append(entries)
         self._unread.clear()
 

@@ -95,8 +95,11 @@ def note_images(trainer):
 
 def main(data, output):
     with distributed.process_group():
+        gradients = [
+            gradient(make_trainer(make_config(data, output, accumulate=parts))) for parts in (1, 2)
+        ]
+        torch.save(gradients, Path(output) / f"gradients{distributed.rank()}.pt")
         trainer = make_trainer(make_config(data, output))
-        torch.save(gradient(trainer), Path(output) / f"gradient{distributed.rank()}.pt")
         steps = note_images(trainer)
         result = trainer.run()
         _, targets = detect_all(result.model, trainer.validation, batch_size=2, progress=False)

@@ -37,10 +37,11 @@ def seen(pair):
     return [json.loads((pair / f"seen{rank}.json").read_text()) for rank in range(2)]
 
 
-def test_gradients_equal_those_of_one_process(data, pair, tmp_path):
-    alone = gradient(make_trainer(make_config(data, tmp_path)))
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_equal_those_of_one_process(data, pair, tmp_path, accumulate):
+    alone = gradient(make_trainer(make_config(data, tmp_path, batch_size=4 * accumulate)))
     for rank in range(2):
-        shared = torch.load(pair / f"gradient{rank}.pt")
+        shared = torch.load(pair / f"gradients{rank}.pt")[accumulate - 1]
         assert alone.norm() > 0.1
         assert (shared - alone).norm() < 1e-5 * alone.norm()
 
