@@ -1,5 +1,6 @@
 """Batches: each sample once an epoch, an order that repeats, workers that change nothing."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -132,6 +133,15 @@ def test_workers_change_nothing():
 
 def _add_noise(image, target, rng):
     return image + float(rng.uniform(0, 0.4)), target
+
+
+def _count_threads(image, target, rng):
+    return image, {"threads": (cv2.getNumThreads(), torch.get_num_threads())}
+
+
+def test_a_worker_has_one_thread():
+    loader = build_loader(Numbers(), 4, shuffle=False, seed=0, workers=1, transform=_count_threads)
+    assert {target["threads"] for _, targets in loader for target in targets} == {(1, 1)}
 
 
 def test_the_transform_draws_anew_each_epoch():

@@ -1,0 +1,84 @@
+"""What the documentation shows runs: its commands and its Python, in order, on small stand-ins."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastrpn import cli
+from fastrpn.data import VOCDataset, generate_synthetic, read_image
+from fastrpn.viz import VideoWriter
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = {"train", "eval", "detect", "anchors", "info"}  # of the others only the options are checked
+QUICK = ["--model", "tiny", "--steps", "1", "--batch-size", "2", "--warmup-steps", "1"]
+QUICK += ["--no-progress", "--no-rehearsal", "--pictures", "0"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Data sets, photos and a video under the names that the documentation uses."""
+    root = tmp_path_factory.mktemp("docs")
+    voc = root / "VOC2007"
+    generate_synthetic(voc, 4, 2, seed=0, image_size=(64, 80), progress=False)
+    sets = voc / "ImageSets" / "Main"
+    for name, known in (("trainval", "train"), ("test", "val")):
+        shutil.copy(sets / f"{known}.txt", sets / f"{name}.txt")
+    shutil.copytree(voc, root / "VOC2012")
+    for name in ("train2017", "val2017"):
+        write_coco(VOCDataset(voc, "train"), root / "coco", name)
+    images = sorted((voc / "JPEGImages").iterdir())[:2]
+    (root / "photos").mkdir()
+    for image, name in zip(images, ("a.jpg", "b.jpg"), strict=True):
+        shutil.copy(image, root / "photos" / name)
+    with VideoWriter(root / "clip.mp4", 10) as video:
+        for image in images:
+            video.write(read_image(image))
+    return root
+
+
+def write_coco(dataset, root, name):
+    shutil.copytree(dataset.root / "JPEGImages", root / name)
+    content = {
+        "images": [{"id": s.image_id, "file_name": s.image_path.name} for s in dataset.samples],
+        "categories": [{"id": i, "name": c} for i, c in enumerate(dataset.classes) if i],
+        "annotations": [
+            {"image_id": s.image_id, "category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            for s in dataset.samples
+            for (x1, y1, x2, y2), label in zip(s.boxes.tolist(), s.labels, strict=True)
+        ],
+    }
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/data.md", "docs/models.md"])
+def test_documentation_runs(name, files, monkeypatch):
+    if name == "docs/models.md":
+        pytest.importorskip("timm")
+    monkeypatch.chdir(files)
+    torch.manual_seed(0)
+    variables = {"__name__": "documentation"}
+    blocks = re.findall(r"^```(bash|python)\n(.*?)^```$", (ROOT / name).read_text(), re.M | re.S)
+    assert len(blocks) >= 2
+    for language, text in blocks:
+        if language == "python":
+            exec(compile(text, name, "exec"), variables)
+        else:
+            for line in text.splitlines():
+                run_command(shlex.split(line, comments=True))
+
+
+def run_command(words):
+    """Runs a line of a shell if it is a quick command of fastrpn."""
+    arguments = words[words.index("fastrpn") + 1 :] if "fastrpn" in words else []
+    if not arguments:
+        return
+    if words[0] == "fastrpn" and arguments[0] in RUN and "alternating" not in arguments:
+        cli.main(arguments + (QUICK if arguments[0] == "train" else []))
+    else:
+        cli._parser(arguments).parse_args(arguments)
