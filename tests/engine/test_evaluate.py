@@ -259,6 +259,22 @@ def test_evaluate_takes_any_callable():
     assert result["AP50"] == pytest.approx(1)
 
 
+def test_a_model_gets_the_proposals_of_the_targets():
+    class WithProposals(_Images):
+        def __getitem__(self, index):
+            image, target = super().__getitem__(index)
+            return image, {**target, "proposals": torch.full((index, 4), float(index))}
+
+    given = []
+
+    def detector(images, proposals):
+        given.extend(proposals)
+        return [detected() for _ in images]
+
+    evaluate(detector, WithProposals(), batch_size=2, progress=False)
+    assert [boxes.tolist() for boxes in given] == [[[float(n)] * 4] * n for n in range(5)]
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="1 detections for 2 targets"):
         evaluate_detections([detected()], [truth(), truth()], CLASSES)
