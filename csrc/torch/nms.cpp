@@ -37,9 +37,10 @@ void check_inputs(const Tensor& boxes, const Tensor& scores, bool batched) {
   STD_TORCH_CHECK(boxes.size(dims - 2) <= UINT32_MAX, "at most 2^32 - 1 boxes an image");
 }
 
-Tensor as_int64(const Tensor& tensor, const char* name, const Tensor& like, int64_t numel) {
+Tensor as_int64(const Tensor& tensor, const char* name, const Tensor& like, int64_t dims, int64_t numel) {
   STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Long, name, " must be int64");
-  STD_TORCH_CHECK(tensor.numel() == numel, name, " has the wrong shape");
+  STD_TORCH_CHECK(tensor.dim() == dims && tensor.size(0) == like.size(0) && tensor.numel() == numel, name,
+                  " has the wrong shape");
   check_same_device(tensor, name, like, "boxes");
   return as_contiguous(tensor);
 }
@@ -64,11 +65,11 @@ Inputs check_and_prepare(const Tensor& boxes, const Tensor& scores, double iou_t
   args.batch = batched ? boxes.size(0) : 1;
   args.n = boxes.size(batched ? 1 : 0);
   if (counts) {
-    inputs.counts = as_int64(*counts, "counts", boxes, args.batch);
+    inputs.counts = as_int64(*counts, "counts", boxes, 1, args.batch);
     args.counts = static_cast<const int64_t*>(inputs.counts->const_data_ptr());
   }
   if (groups) {
-    inputs.groups = as_int64(*groups, "groups", boxes, args.batch * args.n);
+    inputs.groups = as_int64(*groups, "groups", boxes, scores.dim(), args.batch * args.n);
     args.groups = static_cast<const int64_t*>(inputs.groups->const_data_ptr());
   }
   args.iou_threshold = iou_threshold;

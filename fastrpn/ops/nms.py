@@ -13,8 +13,11 @@ from fastrpn.ops._checks import (
     check_shape,
 )
 
-# The overload itself: finding it through torch.ops at each call would cost half a microsecond.
+# The overloads themselves: finding one through torch.ops takes half a microsecond at each call.
+# They refuse bad input; only then do the checks of this file run, to find the words for it.
 _nms = torch.ops.fastrpn.nms.default
+_batched_nms = torch.ops.fastrpn.batched_nms.default
+_nms_padded = torch.ops.fastrpn.nms_padded.default
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -38,7 +41,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """
     try:
         return _nms(boxes, scores, iou_threshold)
-    except Exception:  # the operator refuses bad input itself; only then find the words for it
+    except Exception:
         _check(boxes, scores)
         raise
 
@@ -62,13 +65,17 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         TypeError: not a tensor, not floats, two dtypes, or classes that are not numbers.
         ValueError: wrong shape or two devices.
     """
-    _check(boxes, scores)
-    check_numbers("idxs", idxs)
-    check_shape("idxs", idxs, tuple(scores.shape))
-    check_same_device("idxs", idxs, "boxes", boxes)
-    if idxs.is_floating_point():
-        idxs = idxs.unique(return_inverse=True)[1]
-    return torch.ops.fastrpn.batched_nms(boxes, scores, idxs.long(), iou_threshold)
+    if not (isinstance(idxs, Tensor) and idxs.dtype == torch.int64):
+        check_numbers("idxs", idxs)
+        floats = idxs.is_floating_point()
+        idxs = idxs.unique(return_inverse=True)[1] if floats else idxs.long()
+    try:
+        return _batched_nms(boxes, scores, idxs, iou_threshold)
+    except Exception:
+        _check(boxes, scores)
+        check_shape("idxs", idxs, tuple(scores.shape))
+        check_same_device("idxs", idxs, "boxes", boxes)
+        raise
 
 
 def nms_padded(
@@ -103,21 +110,17 @@ def nms_padded(
         TypeError: not a tensor, wrong dtype, or two float dtypes.
         ValueError: wrong shape, two devices, or a negative `max_output`.
     """
-    check_float("boxes", boxes)
-    check_float("scores", scores)
-    check_shape("boxes", boxes, ("B", "N", 4))
-    check_shape("scores", scores, tuple(boxes.shape[:2]))
-    check_same_dtype("scores", scores, "boxes", boxes)
-    check_same_device("scores", scores, "boxes", boxes)
-    if max_output < 0:
-        raise ValueError(f"max_output: expected a number >= 0, got {max_output}")
     if counts is not None:
-        counts = _integers("counts", counts, boxes, (boxes.shape[0],))
+        counts = _as_int64("counts", counts)
     if groups is not None:
-        groups = _integers("groups", groups, boxes, tuple(scores.shape))
-    return torch.ops.fastrpn.nms_padded(
-        boxes, scores, iou_threshold, max_output, counts, groups, score_threshold
-    )
+        groups = _as_int64("groups", groups)
+    try:
+        return _nms_padded(
+            boxes, scores, iou_threshold, max_output, counts, groups, score_threshold
+        )
+    except Exception:
+        _check_padded(boxes, scores, max_output, counts, groups)
+        raise
 
 
 def _check(boxes: Tensor, scores: Tensor) -> None:
@@ -129,10 +132,28 @@ def _check(boxes: Tensor, scores: Tensor) -> None:
     check_same_device("scores", scores, "boxes", boxes)
 
 
-def _integers(name: str, value: Tensor, boxes: Tensor, shape: tuple) -> Tensor:
+def _check_padded(
+    boxes: Tensor, scores: Tensor, max_output: int, counts: Tensor | None, groups: Tensor | None
+) -> None:
+    check_float("boxes", boxes)
+    check_float("scores", scores)
+    check_shape("boxes", boxes, ("B", "N", 4))
+    check_shape("scores", scores, tuple(boxes.shape[:2]))
+    check_same_dtype("scores", scores, "boxes", boxes)
+    check_same_device("scores", scores, "boxes", boxes)
+    if max_output < 0:
+        raise ValueError(f"max_output: expected a number >= 0, got {max_output}")
+    for name, value, shape in (
+        ("counts", counts, tuple(boxes.shape[:1])),
+        ("groups", groups, tuple(boxes.shape[:2])),
+    ):
+        if value is not None:
+            check_shape(name, value, shape)
+            check_same_device(name, value, "boxes", boxes)
+
+
+def _as_int64(name: str, value: Tensor) -> Tensor:
     check_integers(name, value)
-    check_shape(name, value, shape)
-    check_same_device(name, value, "boxes", boxes)
     return value.long()
 
 
@@ -148,11 +169,15 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 @torch.library.register_fake("fastrpn::batched_nms")
 def _(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    _check(boxes, scores)
+    check_shape("idxs", idxs, tuple(scores.shape))
+    check_same_device("idxs", idxs, "boxes", boxes)
     return _unknown_length(boxes)
 
 
 @torch.library.register_fake("fastrpn::nms_padded")
 def _(boxes, scores, iou_threshold, max_output, counts, groups, score_threshold):
+    _check_padded(boxes, scores, max_output, counts, groups)
     batch = boxes.shape[0]
     return (
         boxes.new_empty((batch, max_output), dtype=torch.int64),

@@ -286,6 +286,11 @@ BOXES, SCORES = torch.zeros(3, 4), torch.zeros(3)
             r"counts.*\[2\]",
         ),
         (
+            lambda: ops.nms_padded(BOXES[None], SCORES[None], 0.5, 1, groups=SCORES[:, None].int()),
+            ValueError,
+            r"groups.*\[3, 1\]",
+        ),
+        (
             lambda: ops.nms_padded(BOXES[None], SCORES[None], 0.5, 1, groups=SCORES[None]),
             TypeError,
             "groups.*float32",
