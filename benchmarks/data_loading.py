@@ -13,7 +13,8 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -124,11 +125,10 @@ def share(dataset, workers: int, options, step: Callable, steps: int | None = No
     )
     batches = iter(loader)
     next(batches)
-    waited, start = 0.0, time.perf_counter()
-    for images, targets, seconds in _timed(batches, steps or len(loader) - 1):
-        waited += seconds
+    before, start = loader.waited, time.perf_counter()
+    for images, targets in islice(batches, steps):
         step(images, targets)
-    return f"{waited / (time.perf_counter() - start):.1%}"
+    return f"{(loader.waited - before) / (time.perf_counter() - start):.1%}"
 
 
 def training_step(name: str, num_classes: int) -> Callable:
@@ -144,13 +144,6 @@ def training_step(name: str, num_classes: int) -> Callable:
         optimizer.step()
 
     return step
-
-
-def _timed(batches: Iterator, count: int) -> Iterator[tuple[list, list, float]]:
-    for _ in range(count):
-        start = time.perf_counter()
-        images, targets = next(batches)
-        yield images, targets, time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -17,17 +18,25 @@ class Loader:
 
     Each pass is one epoch: the first is 0, or what `set_epoch` said, and the count then goes on by
     itself. Worker processes change nothing about what comes out.
+
+    Attributes:
+        waited: seconds that the user of the batches has waited for them so far.
     """
 
     def __init__(self, batches: EpochBatches, loader: DataLoader):
         self._batches, self._loader = batches, loader
+        self.waited = 0.0
 
     def __len__(self) -> int:
         """Batches in a full epoch."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[list[torch.Tensor], list[dict]]]:
-        return iter(self._loader)
+        start = time.perf_counter()
+        for batch in self._loader:
+            self.waited += time.perf_counter() - start
+            yield batch
+            start = time.perf_counter()
 
     def set_epoch(self, epoch: int, skip_batches: int = 0) -> None:
         """Makes the next pass epoch `epoch`, without its first batches (to resume inside it)."""

@@ -13,6 +13,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from fastrpn.data import Loader
+
 __all__ = ["TrainingProgress", "peak_memory"]
 
 _SHORT = {"objectness": "rpn", "rpn_box_reg": "box", "classifier": "class", "box_reg": "box"}
@@ -27,17 +29,25 @@ class TrainingProgress:
         step: steps that were taken before.
         images_per_step: in all processes.
         device: whose memory to show.
+        loader: of the training data.
         enabled: whether to show anything.
     """
 
     def __init__(
-        self, total: int, step: int, images_per_step: int, device: torch.device, enabled: bool
+        self,
+        total: int,
+        step: int,
+        images_per_step: int,
+        device: torch.device,
+        loader: Loader,
+        enabled: bool,
     ) -> None:
         self.total = total
         self.images_per_step = images_per_step
         self.device = device
+        self.loader = loader
         self._steps, self._seconds = 0, 0.0  # of training alone
-        self._since = (step, time.perf_counter())
+        self._restart(step)
         self._last_line = -math.inf
         self._enabled = enabled
         self._console = Console()
@@ -61,12 +71,13 @@ class TrainingProgress:
         """Shows the newest entry of the history.
 
         Returns:
-            "images_per_second" since the last update and "memory_gib", the peak.
+            since the last update "images_per_second" and "data_wait", the share of the time that
+            training waited for the loader; and "memory_gib", the peak.
         """
-        last_step, last_time = self._since
-        now = time.perf_counter()
-        steps, seconds = step - last_step, max(now - last_time, 1e-9)
-        self._since = (step, now)
+        last_step, last_time, last_waited = self._since
+        steps, seconds = step - last_step, max(time.perf_counter() - last_time, 1e-9)
+        wait = (self.loader.waited - last_waited) / seconds
+        self._restart(step)
         self._steps, self._seconds = self._steps + steps, self._seconds + seconds
         speed = steps * self.images_per_step / seconds
         memory = peak_memory(self.device) / 2**30
@@ -74,15 +85,18 @@ class TrainingProgress:
         self._show(
             step,
             f"left {datetime.timedelta(seconds=round(left))}  {_describe(entry)}  "
-            f"{speed:.3g} img/s  {memory:.1f} GiB",
+            f"{speed:.3g} img/s  data {wait:.0%}  {memory:.1f} GiB",
         )
-        return {"images_per_second": speed, "memory_gib": memory}
+        return {"images_per_second": speed, "data_wait": wait, "memory_gib": memory}
 
     def print_metrics(self, step: int, metrics: dict[str, float | None]) -> None:
         """Writes a line above the bar; leaves the time of the evaluation out of the speed."""
-        self._since = (step, time.perf_counter())
+        self._restart(step)
         known = {name: value for name, value in metrics.items() if value is not None}
         self._print(f"step {step}: " + "  ".join(f"{n} {value:.3f}" for n, value in known.items()))
+
+    def _restart(self, step: int) -> None:
+        self._since = (step, time.perf_counter(), self.loader.waited)
 
     def _print(self, text: str) -> None:
         if self._enabled:

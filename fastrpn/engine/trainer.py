@@ -170,7 +170,12 @@ class Trainer:
         with (
             Board(self.output / "tensorboard", self.step, config.tensorboard and is_main) as board,
             TrainingProgress(
-                self.total, self.step, images_per_step, self.device, config.progress and is_main
+                self.total,
+                self.step,
+                images_per_step,
+                self.device,
+                self.loader,
+                config.progress and is_main,
             ) as progress,
         ):
             for parts in self.batches():

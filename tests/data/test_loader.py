@@ -1,5 +1,7 @@
 """Batches: each sample once an epoch, an order that repeats, workers that change nothing."""
 
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -142,6 +144,18 @@ def _count_threads(image, target, rng):
 def test_a_worker_has_one_thread():
     loader = build_loader(Numbers(), 4, shuffle=False, seed=0, workers=1, transform=_count_threads)
     assert {target["threads"] for _, targets in loader for target in targets} == {(1, 1)}
+
+
+def test_the_loader_tells_how_long_it_was_waited_for():
+    def slowly(image, target, rng):
+        time.sleep(0.01)
+        return image, target
+
+    loader = build_loader(Numbers(), 4, shuffle=False, seed=0, transform=slowly)
+    start = time.perf_counter()
+    for _ in loader:
+        time.sleep(0.05)  # a training step: not waiting
+    assert 0.11 <= loader.waited <= time.perf_counter() - start - 0.15
 
 
 def test_the_transform_draws_anew_each_epoch():

@@ -1,6 +1,8 @@
 """What a run shows: TensorBoard events, pictures, progress."""
 
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ def test_scalars_and_pictures_reach_tensorboard(data, tmp_path):
     assert [event.step for event in losses] == [2, 4]
     assert losses[-1].value == pytest.approx(result.history[-1]["loss_classifier"])
     assert events.Scalars("train/images_per_second")[-1].value > 0
+    assert 0 < events.Scalars("train/data_wait")[-1].value < 1
     assert events.Scalars("val/AP50")[-1].value == pytest.approx(result.metrics["AP50"])
     for name in ("detections", "proposals"):
         assert [event.step for event in events.Images(name)] == [2, 4]
@@ -45,20 +48,26 @@ def test_without_tensorboard_there_is_a_warning(tmp_path, monkeypatch):
 
 def test_progress_says_speed_memory_and_time_left(capsys):
     entry = {"step": 3, "lr": 0.1, "loss_classifier": 0.5, "loss_box_reg": 0.25}
-    with TrainingProgress(9, 0, 4, torch.device("cpu"), enabled=True) as progress:
+    loader = SimpleNamespace(waited=5.0)
+    with TrainingProgress(9, 0, 4, torch.device("cpu"), loader, enabled=True) as progress:
+        time.sleep(0.02)
+        loader.waited += 0.01
         shown = progress.update(3, entry)
         progress.print_metrics(3, {"AP": 0.5, "AP50": None})
     seconds = 3 * 4 / shown["images_per_second"]
     assert 0 < seconds < 60
+    assert shown["data_wait"] == pytest.approx(0.01 / seconds)
     assert shown["memory_gib"] == peak_memory(torch.device("cpu")) / 2**30 > 0.01
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("step 3/9  left 0:00:0") and "loss 0.75" in lines[0]
     assert "img/s" in lines[0] and "GiB" in lines[0]
+    assert f"data {shown['data_wait']:.0%}" in lines[0]
     assert lines[1] == "step 3: AP 0.500"
 
 
 def test_progress_is_silent_when_disabled(capsys):
-    with TrainingProgress(2, 0, 4, torch.device("cpu"), enabled=False) as progress:
+    loader = SimpleNamespace(waited=0.0)
+    with TrainingProgress(2, 0, 4, torch.device("cpu"), loader, enabled=False) as progress:
         progress.update(1, {"lr": 0.1, "loss_classifier": 0.5})
         progress.print_metrics(1, {"AP": 0.5})
     assert capsys.readouterr().out == ""
