@@ -1,16 +1,6 @@
-"""What the project wants to reach on a CPU with two threads, beside what was measured.
+"""What the project wants to reach on a CPU with two threads."""
 
-`python -m benchmarks.targets RESULTS.json [DOCUMENT.md]` prints the table, or puts it between the
-two marks in the document.
-"""
-
-import json
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-HEADER = "| op | work | quantity | must | aim | measured | |\n|---|---|---|---|---|---|---|"
 
 
 @dataclass
@@ -92,40 +82,3 @@ TARGETS = [
     Target("batched_nms", "10 rpn, 2 classes @0.5", TV, 1, 2),
     Target("box_iou", "10 x 10", TV, 1, 2),
 ]
-
-
-def number(value: float | None) -> str:
-    """Three digits are all that a median of noisy runs holds."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def markdown(results: dict) -> str:
-    """The table, and in one line what it was measured with."""
-    rows = {(m["op"], m["work"]): m for m in results["measurements"]}
-    lines = [HEADER]
-    for target in TARGETS:
-        value = target.measured(rows)
-        bounds = number(target.must), number(target.aim)
-        cells = [target.op, target.work, target.quantity, *bounds, number(value)]
-        lines.append("| " + " | ".join([*cells, target.verdict(value)]) + " |")
-    versions = ", ".join(f"{name} {v}" for name, v in results["versions"].items() if v)
-    machine = f"{results['cpu']}, {results['threads']} threads, {results['simd_level']}"
-    return "\n".join([*lines, "", f"{machine}; {versions}."])
-
-
-def write(results: dict, document: Path) -> None:
-    """Replaces what stands between the marks."""
-    text = document.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    document.write_text(f"{before}{BEGIN}\n{markdown(results)}\n{END}{after}")
-
-
-if __name__ == "__main__":
-    found = json.loads(Path(sys.argv[1]).read_text())
-    if len(sys.argv) > 2:
-        write(found, Path(sys.argv[2]))
-    else:
-        print(markdown(found))

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torchvision")
 
-from benchmarks import plots, scan, soft_nms, targets, timing  # noqa: E402
+from benchmarks import plots, report, scan, soft_nms, targets, timing  # noqa: E402
 from fastrpn import __version__  # noqa: E402
 
 ENVIRONMENT = {
@@ -64,21 +64,35 @@ def test_soft_nms_agrees_with_opencv():
     assert soft_nms.row(60, "gaussian", seconds=0).milliseconds["fastrpn"] > 0
 
 
-def test_the_table_says_what_was_reached(tmp_path):
+def test_the_report_says_what_was_reached(tmp_path):
     measurements = [
-        row("nms", "300 rpn @0.7", fastrpn=1.0, torchvision=10.0),
+        row("nms", "300 rpn @0.7", fastrpn=1.0, torchvision=10.0, opencv=0.5),
         row("nms", "2,000 rpn @0.7", fastrpn=1.0, torchvision=10.0),
         row("nms", "1,000,000 dense @0.5", fastrpn=250.0),
+        row("drop_in", "a detector", fastrpn=100.0, torchvision=250.0),
     ]
+    results = ENVIRONMENT | {"measurements": measurements}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    growth = {
+        "title": "nms",
+        "milliseconds": {"fastrpn": [[10, 1.0], [100, 10.0]]},
+        "slopes": {"fastrpn": 1.0, "fill": None},
+    }
+    found = {"growth": [growth], "regimes": [{}, {}], "slower than torchvision": ["one: 0.9x"]}
+    (tmp_path / "scan.json").write_text(json.dumps(found))
     document = tmp_path / "document.md"
-    document.write_text(f"above\n{targets.BEGIN}\nold\n{targets.END}\nbelow\n")
-    targets.write(ENVIRONMENT | {"measurements": measurements}, document)
+    document.write_text(f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n")
+    report.write(tmp_path, document)
     text = document.read_text()
     assert text.startswith("above") and text.endswith("below\n") and "old" not in text
     assert "| nms | 300 rpn @0.7 | × torchvision | 8 | 12 | 10 | must |" in text
     assert "| nms | 2,000 rpn @0.7 | × torchvision | 45 | 80 | 10 | **below** |" in text
     assert "| nms | 1,000,000 dense @0.5 | ms | 1,000 | 300 | 250 | aim |" in text
     assert "not measured" in text
+    assert "| a detector | 250 | 100 | 2.50× |" in text
+    assert "| nms | 300 rpn @0.7 | opencv | 0.5 | 1 |" in text
+    assert "| nms | 1 | 100: 10 ms |" in text
+    assert "slower than torchvision: one: 0.9x." in text
 
 
 def test_every_target_names_a_row_that_is_measured():

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Everything that docs/performance.md and the front page show, on a quiet machine: about half an hour.
+#   benchmarks/run_cpu.sh [PYTHON]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${1:-python}
+output=benchmarks/results/cpu
+export OMP_NUM_THREADS=2
+
+"$python" -m benchmarks.run_all --output "$output"
+"$python" -m benchmarks.scan --output "$output"
+"$python" -m benchmarks.report "$output" docs/performance.md
