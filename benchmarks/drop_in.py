@@ -204,7 +204,7 @@ def run(quick: bool = False) -> list[Measurement]:
     height, width = (320, 448) if quick else IMAGE
     rows = []
     for name in DETECTORS[:1] if quick else DETECTORS:
-        rows += detector_rows(name, height, width, runs=3)
+        rows += detector_rows(name, height, width, runs=1 if quick else 3)
     if not quick:
         rows.append(scripted_row(height, width))
     seconds = 0.5 if quick else 3.0

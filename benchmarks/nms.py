@@ -32,7 +32,7 @@ MOST_BOXES = {  # above these a run would take minutes
     "torchvision": 100_000,
     "powerboxes": 20_000,
     "powerboxes R-tree": 100_000,
-    "opencv": 20_000,
+    "opencv": 12_000,
 }
 
 

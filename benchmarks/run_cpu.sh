@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that docs/performance.md and the front page show, on a quiet machine: about half an hour.
+# Everything that docs/performance.md and the front page show; half an hour on two quiet cores.
 #   benchmarks/run_cpu.sh [PYTHON]
+# Peers: pip install lsnms powerboxes; and ultralytics (with --no-deps) for its row of the drop-in.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${1:-python}

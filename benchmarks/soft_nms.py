@@ -16,7 +16,7 @@ from fastrpn.ops import reference
 
 SIGMA, IOU_THRESHOLD, SCORE_THRESHOLD = 0.5, 0.3, 0.05
 OPENCV_CODES = {"linear": 1, "gaussian": 2}
-REFERENCE_BOXES = 1_000  # a Python loop over boxes
+REFERENCE_BOXES = 300  # a Python loop over boxes
 
 
 def equal(ours: tuple, theirs: tuple) -> bool:
