@@ -59,6 +59,8 @@ def test_train_and_eval_on_coco_and_on_several_sets(data, tmp_path, capsys):
     sets = [f"{data / 'JPEGImages'}:{file}", "val"]
     output = tmp_path / "run"
     options = ["--data", str(data), "--train-set", *sets, "--val-set", sets[0]]
+    options += ["--short-sides", "64", "80", "--color-jitter", "0.4", "0.4", "0.4", "0.1"]
+    options += ["--workers", "1", "--no-group-by-shape"]
     main(["train", *options, "--output", str(output), "--no-progress", *TRAIN])
     report = tmp_path / "metrics.json"
     command = ["eval", "--checkpoint", str(output / "last.pt"), "--data", str(data)]
