@@ -25,7 +25,7 @@ from fastrpn.data.image_io import write_atomically
 from fastrpn.engine.config import TrainConfig
 from fastrpn.engine.evaluate import detect_all, evaluate_detections
 from fastrpn.engine.pictures import draw_model_proposals
-from fastrpn.engine.trainer import train
+from fastrpn.engine.training import train
 from fastrpn.models import FasterRCNN
 
 __all__ = ["demo_config", "run_demo"]

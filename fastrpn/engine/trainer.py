@@ -13,15 +13,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from fastrpn.data import (
-    Loader,
-    ProposalSet,
-    WithProposals,
-    augmentation,
-    build_loader,
-    open_dataset,
-    write_image,
-)
+from fastrpn.data import Loader, augmentation, build_loader, write_image
 from fastrpn.engine import distributed
 from fastrpn.engine.board import Board
 from fastrpn.engine.checkpoint import (
@@ -35,7 +27,6 @@ from fastrpn.engine.config import TrainConfig
 from fastrpn.engine.config_file import write_config_file
 from fastrpn.engine.evaluate import evaluate
 from fastrpn.engine.history import LossHistory, NonFiniteLossError, RunLog
-from fastrpn.engine.objectives import fast_rcnn_objective
 from fastrpn.engine.pictures import draw_evaluation
 from fastrpn.engine.progress import TrainingProgress
 from fastrpn.engine.rehearsal import rehearse
@@ -44,7 +35,7 @@ from fastrpn.engine.seed import seed_everything
 from fastrpn.engine.step import Batch, OptimizerStep, sgd
 from fastrpn.models import FasterRCNN, faster_rcnn, load_weights
 
-__all__ = ["NonFiniteLossError", "TrainResult", "Trainer", "train"]
+__all__ = ["NonFiniteLossError", "TrainResult", "Trainer"]
 
 
 @dataclass
@@ -57,42 +48,8 @@ class TrainResult:
     model: nn.Module
 
 
-def train(config: TrainConfig) -> TrainResult:
-    """Trains on annotated images.
-
-    Writes into ``config.output``: ``config.yaml`` (settings, versions, commit), ``last.pt`` and
-    ``best.pt``, ``history.jsonl`` (a line a step), ``evaluations.jsonl`` and ``pictures/``.
-
-    Equal configurations on equal data give equal weights, bit for bit on the CPU, whether or not
-    the run was killed and resumed. Under torchrun the processes share the work.
-
-    Raises:
-        BadDataError: a file of the data set is unusable.
-        ValueError: the checkpoint to resume from belongs to another model.
-        NonFiniteLossError: a loss became infinite or NaN.
-    """
-    from fastrpn.engine.alternating import train_alternating  # which imports this module
-
-    dataset = open_dataset(config.data, config.train_set, config.classes, config.on_bad_data)
-    validation = None
-    if config.val_set is not None:
-        validation = open_dataset(config.data, config.val_set, dataset.classes, config.on_bad_data)
-    objective = None
-    if config.proposals is not None:
-        dataset = WithProposals(dataset, ProposalSet.load(config.proposals))
-        objective = fast_rcnn_objective(config, dataset)
-        if config.val_proposals is None:
-            validation = None
-        if validation is not None:
-            validation = WithProposals(validation, ProposalSet.load(config.val_proposals))
-    with distributed.process_group(config.device):
-        if config.schedule == "alternating" and objective is None:
-            return train_alternating(config, dataset, validation)
-        return Trainer(config, dataset, validation, objective).run()
-
-
 class Trainer:
-    """Trains on any data set; see :func:`train`.
+    """Trains on any data set; see :func:`fastrpn.engine.train`.
 
     Args:
         config: the settings; ``data``, the image sets and ``classes`` are not used.
