@@ -13,6 +13,7 @@ from fastrpn.models.config import ModelConfig
 from fastrpn.models.losses import rpn_losses
 from fastrpn.models.sampling import sample
 from fastrpn.models.structures import GroundTruth, ImageBatch, Proposals, gather_rows
+from fastrpn.models.winograd import conv2d
 from fastrpn.ops import encode_boxes, generate_proposals, match_anchors
 
 __all__ = ["RPNHead", "RegionProposalNetwork"]
@@ -41,7 +42,7 @@ class RPNHead(nn.Module):
         """Feature maps [B, C, H, W] of all levels -> objectness [B, A], deltas [B, A, 4]."""
         objectness, deltas = [], []
         for feature in features:
-            hidden = F.relu(self.conv(feature))
+            hidden = F.relu_(conv2d(feature, self.conv.weight, self.conv.bias, padding=1))
             objectness.append(_flatten(self.cls_logits(hidden), 1).squeeze(2))
             deltas.append(_flatten(self.bbox_pred(hidden), 4))
         return torch.cat(objectness, dim=1), torch.cat(deltas, dim=1)

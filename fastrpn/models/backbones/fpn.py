@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastrpn.models.winograd import conv2d
+
 __all__ = ["BackboneWithFPN", "FeaturePyramid"]
 
 
@@ -41,9 +43,9 @@ class FeaturePyramid(nn.Module):
         ):
             lateral = inner(feature)
             if top_down is not None:
-                lateral = lateral + F.interpolate(top_down, size=lateral.shape[-2:])
+                lateral = lateral.add_(F.interpolate(top_down, size=lateral.shape[-2:]))
             top_down = lateral
-            outputs.append(layer(top_down))
+            outputs.append(conv2d(top_down, layer.weight, layer.bias, padding=1))
         outputs.reverse()
         levels = OrderedDict((str(i), output) for i, output in enumerate(outputs))
         levels["pool"] = F.max_pool2d(outputs[-1], kernel_size=1, stride=2)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastrpn.models.winograd import conv2d
+
 __all__ = ["FrozenBatchNorm2d", "ResNet", "ResNetC4", "ResNetC5Head"]
 
 Norm = Callable[[int], nn.Module]
@@ -38,17 +40,19 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """``norm(conv(x))``; one convolution where the norm is frozen.
+    """``norm(conv(x))``; one convolution where the norm's statistics are fixed.
 
     Scaling the few weights instead of the large maps saves a pass over memory and, in training, a
-    map to remember.
+    map to remember. It rounds otherwise, so that a batch norm in the layout of torchvision's
+    models, which is for those who compare digits, is left as it is.
     """
-    if not isinstance(norm, FrozenBatchNorm2d):
-        return norm(conv(x))
+    stride, padding = conv.stride[0], conv.padding[0]
+    if not isinstance(norm, FrozenBatchNorm2d) and (norm.training or x.is_contiguous()):
+        return norm(conv2d(x, conv.weight, None, stride, padding))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, shift, conv.stride, conv.padding)
+    return conv2d(x, weight, shift, stride, padding)
 
 
 def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -73,7 +77,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else conv_norm(x, *self.downsample)
-        return F.relu_(self.residual(x) + shortcut)
+        return F.relu_(self.residual(x).add_(shortcut))
 
 
 class BasicBlock(_Block):
