@@ -5,6 +5,7 @@ evaluates a checkpoint on them.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 
@@ -36,8 +37,9 @@ def run(options: argparse.Namespace) -> None:
             raise ValueError("--method rpn needs a --checkpoint")
         model, classes = load_model(options.checkpoint)
     dataset = open_dataset(options.data, options.image_set, classes, options.on_bad_data)
+    progress = partial(track, description="Proposing")
     proposals, seconds = propose_dataset(
-        dataset, options.method, model, limit=options.limit, track=track
+        dataset, options.method, model, limit=options.limit, track=progress
     )
     written = proposals.save(options.output)
     average = len(proposals.boxes) / len(proposals)
