@@ -151,15 +151,18 @@ def _draw_anchor(axes, anchor: AnchorCoverage, colour: str) -> None:
 
 
 def _sizes(anchors: list[AnchorCoverage]) -> dict[int, list[AnchorCoverage]]:
-    """Anchors by size."""
+    """Anchors by size; rounded corners make 257² of 256², which is no other size."""
     groups: dict[int, list[AnchorCoverage]] = {}
-    for anchor in anchors:
-        groups.setdefault(anchor.row["size"], []).append(anchor)
-    return dict(sorted(groups.items()))
+    for anchor in sorted(anchors, key=lambda anchor: anchor.row["size"]):
+        size = anchor.row["size"]
+        near = next((known for known in groups if size <= 1.02 * known), size)
+        groups.setdefault(near, []).append(anchor)
+    return groups
 
 
 def _size_colour(anchor: AnchorCoverage, anchors: list[AnchorCoverage]) -> str:
-    return _COLOURS[list(_sizes(anchors)).index(anchor.row["size"]) % len(_COLOURS)]
+    groups = _sizes(anchors).values()
+    return _COLOURS[next(i for i, group in enumerate(groups) if anchor in group) % len(_COLOURS)]
 
 
 def _field_legend(report, level: int, anchors: list[AnchorCoverage]) -> list[Patch]:
