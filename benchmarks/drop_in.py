@@ -132,19 +132,16 @@ def scripted_row(height: int, width: int) -> Measurement:
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
     model, notes = build("fasterrcnn_resnet50_fpn", image)
     scripted = torch.jit.script(model)
-
-    def accelerated() -> dict[str, Tensor]:
-        with accelerate_torchvision():
-            return scripted([image])[1][0]
-
     with torch.inference_mode():
         row = measure(
             "drop_in",
             f"fasterrcnn_resnet50_fpn {height} x {width}, scripted, whole",
             1,
-            {"fastrpn": accelerated, "torchvision": lambda: scripted([image])[1][0]},
+            dict.fromkeys(("fastrpn", "torchvision"), lambda: scripted([image])[1][0]),
             equal=lambda ours, theirs: same_detections(ours, theirs, exact=False),
             min_runs=3,
+            repeat_below=60,
+            contexts={"fastrpn": accelerate_torchvision},
         )
     row.notes.update(notes)
     return row
@@ -178,24 +175,21 @@ def yolo_row(name: str, seconds: float, **options) -> Measurement | None:
         return None
     predictions = yolo_predictions()
 
-    def theirs() -> Tensor:
+    def detections() -> Tensor:
         return non_max_suppression(predictions.clone(), max_time_img=60, **options)[0]
-
-    def accelerated() -> Tensor:
-        with accelerate_torchvision():
-            return theirs()
 
     row = measure(
         "drop_in",
         f"ultralytics non_max_suppression, {name}",
         predictions.shape[2],
-        {"fastrpn": accelerated, "torchvision": theirs},
+        dict.fromkeys(("fastrpn", "torchvision"), detections),
         equal=torch.equal,
         seconds=seconds,
+        contexts={"fastrpn": accelerate_torchvision},
     )
     scores = predictions[0, 4:] if options.get("multi_label") else predictions[0, 4:].amax(dim=0)
     row.notes["candidates"] = int((scores > options["conf_thres"]).sum())
-    row.notes["detections"] = len(theirs())
+    row.notes["detections"] = len(detections())
     return row
 
 

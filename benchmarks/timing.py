@@ -4,6 +4,7 @@ import ctypes
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def measure(
     min_runs: int = 5,
     same_as: str | None = None,
     repeat_below: float = 8.0,
+    contexts: Mapping[str, Callable[[], AbstractContextManager]] | None = None,
 ) -> Measurement:
     """Times the candidates on the same work, taking turns.
 
@@ -64,16 +66,19 @@ def measure(
         same_as: check against this peer only.
         repeat_below: a candidate whose first run takes this many seconds or more has that run
             alone; the notes name it under "one run".
+        contexts: library name -> makes a context manager that is entered before the clock starts.
 
     Raises:
         AssertionError: a peer's result differs.
     """
+    context_of = {name: (contexts or {}).get(name, nullcontext) for name in candidates}
     first: dict[str, float] = {}
     results = {}
     for name, run in candidates.items():
-        first[name], results[name] = _timed(run)  # warms caches, pools and allocators
-        if first[name] < repeat_below:
-            first[name], results[name] = _timed(run)
+        with context_of[name]():
+            first[name], results[name] = _timed(run)  # warms caches, pools and allocators
+            if first[name] < repeat_below:
+                first[name], results[name] = _timed(run)
     if equal is not None:
         for name in [same_as] if same_as else candidates:
             assert equal(results["fastrpn"], results[name]), f"{op}, {work}: {name} differs"
@@ -88,10 +93,11 @@ def measure(
         for name, run in repeated.items():
             # Short calls are repeated so that the clock's own cost does not count.
             repeats = max(1, min(1000, int(2e-4 / first[name])))
-            start = time.perf_counter()
-            for _ in range(repeats):
-                run()
-            times[name].append((time.perf_counter() - start) / repeats)
+            with context_of[name]():
+                start = time.perf_counter()
+                for _ in range(repeats):
+                    run()
+                times[name].append((time.perf_counter() - start) / repeats)
     row = Measurement(op, work, size, {}, {})
     for name in candidates:
         lower, median, upper = (

@@ -1,6 +1,8 @@
 """The benchmarks run, on tiny inputs: their own equality checks are the assertions."""
 
+import contextlib
 import json
+import time
 
 import numpy as np
 import pytest
@@ -35,6 +37,23 @@ def test_a_slow_candidate_runs_once():
     found = timing.measure("op", "w", 1, candidates, equal=int.__eq__, seconds=0, repeat_below=0)
     assert len(calls) == 1
     assert found.notes["one run"] == ["fastrpn", "peer"]
+
+
+def test_a_context_is_entered_before_the_clock_starts():
+    inside = []
+
+    @contextlib.contextmanager
+    def slow_context():
+        time.sleep(0.02)
+        inside.append(True)
+        yield
+        inside.pop()
+
+    candidates = {"fastrpn": lambda: len(inside), "peer": lambda: 1 - len(inside)}
+    found = timing.measure(
+        "op", "w", 1, candidates, equal=int.__eq__, seconds=0, contexts={"fastrpn": slow_context}
+    )
+    assert found.milliseconds["fastrpn"] < 15
 
 
 def test_extra_memory_counts_what_a_call_touches():
