@@ -1,5 +1,7 @@
 """Argument checks shared by the ops. Each names the argument and what it was given."""
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,12 @@ def check_tensor(name: str, value: object) -> None:
     """TypeError unless `value` is a tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+
+
+def check_number(name: str, value: object) -> None:
+    """TypeError unless `value` is a real number, which a tensor of one element is, too."""
+    if not isinstance(value, Real | Tensor):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
 
 
 def check_float(name: str, value: object) -> None:

@@ -1,7 +1,8 @@
 """IoU with a penalty for boxes apart: GIoU, DIoU and CIoU of every pair, as in torchvision.
 
 Plain torch: these are losses and want a gradient. Shapes: `boxes1` `[..., N, 4]`, `boxes2`
-`[..., M, 4]` xyxy, result `[..., N, M]`; half precision is computed and returned in float32.
+`[..., M, 4]` xyxy, result `[..., N, M]`. Two dtypes are promoted as torch does; half precision is
+computed and returned in float32.
 """
 
 import math
@@ -9,17 +10,16 @@ import math
 import torch
 from torch import Tensor
 
-from fastrpn.ops._checks import check_numbers, check_same_device, check_same_dtype, check_shape
+from fastrpn.ops._checks import check_numbers, check_same_device, check_shape
 from fastrpn.ops.boxes import box_area, upcast
 
 
 def check_box_sets(boxes1: Tensor, boxes2: Tensor) -> None:
-    """TypeError or ValueError unless [..., N, 4] and [..., M, 4] of one dtype and device."""
+    """TypeError or ValueError unless [..., N, 4] and [..., M, 4] numbers on one device."""
     check_numbers("boxes1", boxes1)
     check_numbers("boxes2", boxes2)
     check_shape("boxes1", boxes1, (..., "N", 4))
     check_shape("boxes2", boxes2, (..., "M", 4))
-    check_same_dtype("boxes2", boxes2, "boxes1", boxes1)
     check_same_device("boxes2", boxes2, "boxes1", boxes1)
 
 
@@ -37,7 +37,7 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """GIoU (Rezatofighi et al. 2019): IoU less the empty share of the smallest box around both.
 
     Raises:
-        TypeError: not tensors of numbers, or two dtypes.
+        TypeError: not tensors of numbers.
         ValueError: wrong shape, or two devices.
     """
     check_box_sets(boxes1, boxes2)
@@ -52,7 +52,7 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
     diagonal.
 
     Raises:
-        TypeError: not tensors of numbers, or two dtypes.
+        TypeError: not tensors of numbers.
         ValueError: wrong shape, or two devices.
     """
     check_box_sets(boxes1, boxes2)
@@ -63,7 +63,7 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
     """CIoU (Zheng et al. 2020): DIoU less a penalty for different aspect ratios.
 
     Raises:
-        TypeError: not tensors of numbers, or two dtypes.
+        TypeError: not tensors of numbers.
         ValueError: wrong shape, or two devices.
     """
     check_box_sets(boxes1, boxes2)

@@ -7,6 +7,7 @@ from fastrpn.ops._checks import (
     check_boxes,
     check_float,
     check_integers,
+    check_number,
     check_numbers,
     check_same_device,
     check_same_dtype,
@@ -36,13 +37,13 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         `[K]` int64 indices of the kept boxes, by descending score.
 
     Raises:
-        TypeError: not a tensor, not floats, or two dtypes.
+        TypeError: not a tensor, not floats, two dtypes, or a threshold that is no number.
         ValueError: wrong shape or two devices.
     """
     try:
         return _nms(boxes, scores, iou_threshold)
     except Exception:
-        _check(boxes, scores)
+        _check(boxes, scores, iou_threshold)
         raise
 
 
@@ -72,7 +73,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     try:
         return _batched_nms(boxes, scores, idxs, iou_threshold)
     except Exception:
-        _check(boxes, scores)
+        _check(boxes, scores, iou_threshold)
         check_shape("idxs", idxs, tuple(scores.shape))
         check_same_device("idxs", idxs, "boxes", boxes)
         raise
@@ -107,7 +108,7 @@ def nms_padded(
         counts: `[B]` int64, how many boxes were kept.
 
     Raises:
-        TypeError: not a tensor, wrong dtype, or two float dtypes.
+        TypeError: not a tensor, wrong dtype, two float dtypes, or no number.
         ValueError: wrong shape, two devices, or a negative `max_output`.
     """
     if counts is not None:
@@ -119,11 +120,16 @@ def nms_padded(
             boxes, scores, iou_threshold, max_output, counts, groups, score_threshold
         )
     except Exception:
+        check_number("iou_threshold", iou_threshold)
+        check_number("max_output", max_output)
+        if score_threshold is not None:
+            check_number("score_threshold", score_threshold)
         _check_padded(boxes, scores, max_output, counts, groups)
         raise
 
 
-def _check(boxes: Tensor, scores: Tensor) -> None:
+def _check(boxes: Tensor, scores: Tensor, iou_threshold: float) -> None:
+    check_number("iou_threshold", iou_threshold)
     check_boxes("boxes", boxes)
     check_float("scores", scores)
     if scores.dim() != 1 or scores.shape[0] != boxes.shape[0]:
@@ -163,13 +169,13 @@ def _unknown_length(boxes: Tensor) -> Tensor:
 
 @torch.library.register_fake("fastrpn::nms")
 def _(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    _check(boxes, scores)
+    _check(boxes, scores, iou_threshold)
     return _unknown_length(boxes)
 
 
 @torch.library.register_fake("fastrpn::batched_nms")
 def _(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    _check(boxes, scores)
+    _check(boxes, scores, iou_threshold)
     check_shape("idxs", idxs, tuple(scores.shape))
     check_same_device("idxs", idxs, "boxes", boxes)
     return _unknown_length(boxes)

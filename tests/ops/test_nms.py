@@ -274,6 +274,8 @@ BOXES, SCORES = torch.zeros(3, 4), torch.zeros(3)
         (lambda: ops.nms([[0, 0, 1, 1]], SCORES, 0.5), TypeError, "boxes.*list"),
         (lambda: ops.nms(BOXES.int(), SCORES, 0.5), TypeError, "boxes.*int32"),
         (lambda: ops.nms(BOXES, SCORES.double(), 0.5), TypeError, "scores.*float64"),
+        (lambda: ops.nms(BOXES, SCORES, "half"), TypeError, "iou_threshold.*half"),
+        (lambda: ops.nms(BOXES, SCORES, None), TypeError, "iou_threshold.*None"),
         (lambda: ops.nms(BOXES[:, :3], SCORES, 0.5), ValueError, r"boxes.*\[3, 3\]"),
         (lambda: ops.nms(BOXES, SCORES[:2], 0.5), ValueError, r"scores.*\[2\]"),
         (lambda: ops.nms(BOXES, SCORES.to("meta"), 0.5), ValueError, "scores.*meta"),
