@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fastrpn.engine import Predictor
 from fastrpn.engine.cuda_graph import graphed
 from fastrpn.models import faster_rcnn
 
@@ -118,6 +119,17 @@ def test_graphs_detect_what_the_model_detects(dtype):
         for seed, size in enumerate([(96, 128), (128, 96), (96, 128), (160, 160), (96, 128)]):
             images = [image.cuda() for image in images_of(size, seed=seed)]
             check_lists(run(images), model(images))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_predictor_replays_graphs(precision, monkeypatch):
+    model = model_of().cuda().eval()
+    monkeypatch.setattr("fastrpn.engine.predict.load_model", lambda *_: (model, ["none"] * 4))
+    images = [torch.randint(256, size, dtype=torch.uint8).numpy() for size in [(96, 128, 3)] * 3]
+    options = {"device": "cuda", "batch_size": 2, "precision": precision}
+    graphs = Predictor("any.pt", cuda_graph=True, **options)
+    for _ in range(2):
+        check_lists(graphs(images), Predictor("any.pt", **options)(images))
 
 
 @pytest.mark.parametrize("half", ["detect", "losses"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from fastrpn import ops  # noqa: F401  (registers torch.ops.fastrpn)
+from fastrpn import ops
 
 from . import harness
 from .rois import random_rois, raw
@@ -172,3 +172,23 @@ def test_bad_rois_give_zeros_and_no_gradient():
 def test_no_rois():
     features = random_features((1, 4, 8, 8), torch.float32, torch.channels_last)
     run_both([features], torch.zeros(0, 5), seeds=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_nan_and_infinite_features(dtype):
+    features = random_features((1, 8, 9, 11), dtype, torch.channels_last)
+    features[0, :, 4, 5] = torch.tensor([float("nan"), float("inf"), -float("inf"), 1] * 2)
+    rois = torch.tensor([[0.0, 2, 2, 40, 32], [0, 30, 4, 44, 12]])
+    output = harness.run(
+        "roi_align",
+        features0=raw(features),
+        rois=rois,
+        heights=torch.tensor([9]),
+        widths=torch.tensor([11]),
+        scales=torch.tensor([0.25], dtype=torch.float64),
+        **{"batch": 1, "channels": 8, "pooled_height": 3, "pooled_width": 2},
+        **{"sampling_ratio": 2, "aligned": True, "channels_last": True, "seeds": 2},
+    )["output"]
+    expected = raw(ops.roi_align(features, rois, (3, 2), 0.25, 2, True))
+    assert expected.isnan().any() and expected.isinf().any()
+    torch.testing.assert_close(output, expected, rtol=0, atol=0, equal_nan=True)
