@@ -60,13 +60,20 @@ def test_many_rows_are_sorted(dtype):
     run_both(boxes, scores, 0.5, 4200, seeds=1, counts=torch.tensor([90, 60]))
 
 
-@pytest.mark.parametrize("iou_threshold, with_groups", [(0.4, False), (0.2, True), (-0.5, False)])
-def test_sweeps_in_the_order_of_positions(iou_threshold, with_groups):
+@pytest.mark.parametrize(
+    "batch, iou_threshold, with_groups, dtype",
+    [
+        (2, 0.4, False, torch.float32),
+        (1, 0.2, True, torch.float64),
+        (1, -0.5, False, torch.float32),
+    ],
+)
+def test_sweeps_in_the_order_of_positions(batch, iou_threshold, with_groups, dtype):
     # So many rows that they are sorted by position, too; few take part, for the sake of time.
-    boxes, scores = random_scene(1, 16_400, seed=5, crowd=900.0)
+    boxes, scores = random_scene(batch, 16_400, seed=5, dtype=dtype, crowd=900.0)
     boxes[0, 17, 0] = float("nan")
-    groups = torch.randint(-3, 3, (1, 16_400)) * 2**33 if with_groups else None
-    counts = torch.tensor([4300])
+    groups = torch.randint(-3, 3, (batch, 16_400)) * 2**33 if with_groups else None
+    counts = torch.tensor([4300, 200])[:batch]
     run_both(boxes, scores, iou_threshold, 16_400, seeds=1, counts=counts, groups=groups)
 
 
