@@ -93,6 +93,10 @@ for step in "${STEPS[@]}"; do
     exit 2
   fi
 done
+if [[ $DRY_RUN == 0 ]] && ! "$PYTHON" -c 'import torch; assert torch.cuda.is_available()' 2> /dev/null; then
+  echo "torch finds no GPU: only --dry-run works here"
+  exit 2
+fi
 for step in "${STEPS[@]}"; do
   echo "== $step"
   "step_$step"
