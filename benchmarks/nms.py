@@ -143,8 +143,7 @@ def batched_row(n: int, classes: int, seconds: float) -> Measurement:
             "fastrpn": lambda: ops.batched_nms(boxes, scores, labels, 0.5),
             "torchvision": lambda: torchvision.ops.batched_nms(boxes, scores, labels, 0.5),
         },
-        # torchvision's last sort is not stable: ties come in any order.
-        equal=lambda ours, theirs: torch.equal(ours.sort().values, theirs.sort().values),
+        equal=same_set,  # torchvision's last sort is not stable: ties come in any order
         seconds=seconds,
     )
 
