@@ -107,15 +107,15 @@ def plain_row(make: Callable, n: int, threshold: float, seconds: float) -> Measu
     return row
 
 
-def padded_rows(seconds: float) -> list[Measurement]:
-    """The gain of stopping early, over all of our own nms."""
-    boxes, scores = inputs.rpn_boxes(12_000)
+def padded_rows(make: Callable, seconds: float) -> list[Measurement]:
+    """The gain of stopping early over all of our own nms; it depends on how many that keeps."""
+    boxes, scores = make(12_000)
     rows = []
     for max_output in (300, 2_000):
         rows.append(
             measure(
                 "nms_padded",
-                f"12,000 rpn @0.7, first {max_output:,}",
+                f"12,000 {name_of(make)} @0.7, first {max_output:,}",
                 max_output,
                 {
                     "fastrpn": lambda k=max_output: ops.nms_padded(
@@ -160,5 +160,5 @@ def run(quick: bool = False) -> list[Measurement]:
             boxes, scores = make(n)
             row.notes["extra MB"] = extra_megabytes(lambda b=boxes, s=scores: ops.nms(b, s, 0.5))
         rows.append(row)
-    rows += padded_rows(seconds)
+    rows += padded_rows(inputs.rpn_boxes, seconds) + padded_rows(inputs.clustered_boxes, seconds)
     return rows + [batched_row(n, classes, seconds) for n, classes in ((10, 2), (8_000, 80))]
