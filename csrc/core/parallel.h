@@ -24,11 +24,19 @@ struct ParallelFor {
   }
 };
 
-inline void run_serial(int64_t size, int64_t, ParallelFor::Body body, void* context) {
+// The following are static, so that kernels compiled for several SIMD levels share no copy (simd.h).
+
+static inline void run_serial(int64_t size, int64_t, ParallelFor::Body body, void* context) {
   if (size > 0) body(context, 0, size);
 }
 
-// For callers without a thread pool.
-inline ParallelFor serial() { return {run_serial, 1}; }
+// For callers without a thread pool, and for work too small for it.
+static inline ParallelFor serial() { return {run_serial, 1}; }
+
+// Threads for an output of `elements`, if it is worth them: waking one takes as long as some thousand
+// elements, and far longer on a busy machine.
+static inline ParallelFor threads_for(int64_t elements, const ParallelFor& parallel_for) {
+  return elements < (1 << 13) ? serial() : parallel_for;
+}
 
 }  // namespace fastrpn

@@ -155,7 +155,14 @@ void scatter(const RoiAlignBackwardArgs& args, const ParallelFor& parallel_for) 
 
 }  // namespace
 
-void roi_align_backward_cpu(const RoiAlignBackwardArgs& args, const ParallelFor& parallel_for) {
+void roi_align_backward_cpu(const RoiAlignBackwardArgs& args, const ParallelFor& all_threads) {
+  const RoiAlignArgs& forward = args.forward;
+  int64_t cells = forward.num_rois * forward.pooled_height * forward.pooled_width;
+  for (int level = 0; level < forward.num_levels; ++level) {
+    cells += forward.batch * forward.levels[level].height * forward.levels[level].width;
+  }
+  const int64_t elements = cells * forward.channels;
+  const ParallelFor parallel_for = threads_for(elements, all_threads);
   switch (args.forward.dtype) {
     case DType::float16:
       return scatter<half_t>(args, parallel_for);

@@ -88,7 +88,10 @@ void scatter(const RoiPoolBackwardArgs& args, const ParallelFor& parallel_for) {
 
 }  // namespace
 
-void roi_pool_backward_cpu(const RoiPoolBackwardArgs& args, const ParallelFor& parallel_for) {
+void roi_pool_backward_cpu(const RoiPoolBackwardArgs& args, const ParallelFor& all_threads) {
+  const int64_t elements = args.channels * (args.num_rois * args.pooled_height * args.pooled_width +
+                                            args.batch * args.height * args.width);
+  const ParallelFor parallel_for = threads_for(elements, all_threads);
   switch (args.dtype) {
     case DType::float16:
       return scatter<half_t>(args, parallel_for);

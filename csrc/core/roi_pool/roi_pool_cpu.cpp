@@ -243,7 +243,9 @@ void pool(const RoiPoolArgs& args, const ParallelFor& parallel_for) {
 
 }  // namespace
 
-void roi_pool_cpu(const RoiPoolArgs& args, const ParallelFor& parallel_for) {
+void roi_pool_cpu(const RoiPoolArgs& args, const ParallelFor& all_threads) {
+  const int64_t elements = args.num_rois * args.channels * args.pooled_height * args.pooled_width;
+  const ParallelFor parallel_for = threads_for(elements, all_threads);
   switch (args.dtype) {
     case DType::float16:
       return pool<half_t>(args, parallel_for);
