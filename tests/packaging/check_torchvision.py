@@ -51,7 +51,7 @@ def write(rows: list[str]) -> None:
     after = after.lstrip("\n")
     while after.startswith("|"):
         after = after.split("\n", 1)[1]
-    DOCUMENT.write_text(before + "\n".join([*HEADER, *rows, after]))
+    DOCUMENT.write_text(before + "\n".join([*HEADER, *rows, "", after.lstrip("\n")]))
 
 
 def main() -> None:
@@ -69,8 +69,8 @@ def main() -> None:
             print(row, flush=True)
             rows.append(row)
             all_passed &= passed
-    if options.write:
-        write(rows)
+            if options.write:
+                write(rows)
     sys.exit(0 if all_passed else 1)
 
 
