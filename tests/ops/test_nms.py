@@ -221,6 +221,18 @@ def test_padded_equals_the_oracle(max_output, score_threshold):
             assert torch.equal(indices, wanted[0]) and torch.equal(counts, wanted[1])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_padded_of_many_boxes_is_the_head_of_nms(kind):
+    generator = torch.Generator().manual_seed(KINDS.index(kind))
+    boxes = random_boxes(6000, generator, kind).float()
+    scores = random_scores(6000, generator, "ties").float()
+    expected = ops.nms(boxes, scores, 0.5)
+    for width in (1, 600, 1400, 1600, 5000):
+        indices, counts = ops.nms_padded(boxes[None], scores[None], 0.5, width)
+        assert counts.item() == min(width, len(expected))
+        assert torch.equal(indices[0, : counts.item()], expected[:width])
+
+
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_threads_do_not_change_the_result(threads):
     before = torch.get_num_threads()

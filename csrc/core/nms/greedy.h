@@ -128,8 +128,14 @@ int64_t greedy(const Candidates<Storage>& candidates, double threshold, int64_t 
                                                              : kFewKept;
   Progress progress;
   keep_by_list(candidates, suppression, capacity, max_kept, kept, &progress);
-  if (!progress.found_tiny && progress.next < candidates.size && progress.num_kept < max_kept) {
-    keep_by_grid(candidates, suppression, threshold, max_kept, kept, &progress);
+  // A grid costs time for each of its candidates, reached or not: first one of those that suffice if half of
+  // them are kept.
+  const int64_t likely_reached = max_kept < candidates.size / 4 ? 2 * max_kept : candidates.size;
+  const int64_t ends[] = {likely_reached, candidates.size};
+  for (const int64_t end : ends) {
+    if (progress.found_tiny || progress.next >= end || progress.num_kept == max_kept) continue;
+    const Candidates<Storage> first{candidates.boxes, candidates.rows, end};
+    keep_by_grid(first, suppression, threshold, max_kept, kept, &progress);
   }
   // Areas near underflow: no bound on rounding errors holds.
   if (progress.found_tiny) return keep_exactly(candidates, threshold, max_kept, kept);
