@@ -19,6 +19,7 @@ from torch.nn import functional as F
 __all__ = ["conv2d"]
 
 _FEWEST_CHANNELS = 128  # with fewer, the transforms cost more than the products save
+_FEWEST_POSITIONS = 1024  # with fewer, transforming the weights costs more
 _FEW = 1 / 8  # of the positions: with fewer than that, the gradient visits them one by one
 _STRIP = 2**21  # floats of a strip of transformed tiles: it should stay in the cache
 
@@ -33,7 +34,7 @@ def conv2d(
         x = x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
         return F.conv2d(x, weight, bias, 1, padding)
     large = weight.shape[2:] == (3, 3) and min(weight.shape[:2]) >= _FEWEST_CHANNELS
-    if large and stride == padding == 1:
+    if large and stride == padding == 1 and x.numel() >= _FEWEST_POSITIONS * x.shape[1]:
         return _Winograd.apply(x, weight, bias)
     if min(weight.shape[:2]) >= 64 and torch.is_grad_enabled():
         # Without AVX-512, oneDNN takes three times as long for the gradient in this layout.

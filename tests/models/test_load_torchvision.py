@@ -68,6 +68,20 @@ def test_detections_are_torchvisions(ours, theirs, sizes):
         assert_same_detections(ours(images), theirs(images))
 
 
+@pytest.mark.slow
+def test_detections_of_twenty_images_in_mixed_batches(ours, theirs):
+    generator = torch.Generator().manual_seed(7)
+    found, expected = [], []
+    for count in (1, 2, 3, 4, 1, 2, 3, 4):
+        sizes = torch.randint(64, 256, (count, 2), generator=generator).tolist()
+        images = [torch.rand(3, *size, generator=generator) for size in sizes]
+        with torch.no_grad():
+            found += ours(images)
+            expected += theirs(images)
+    assert len(found) == 20
+    assert_same_detections(found, expected)
+
+
 def test_the_fast_layout_rounds_otherwise_and_detects_the_same(ours, theirs):
     images = random_images((128, 200))
     fast = faster_rcnn("resnet50_fpn", CLASSES, **SIZES).eval()

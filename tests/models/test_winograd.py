@@ -8,6 +8,11 @@ from fastrpn.models import winograd
 from fastrpn.models.winograd import conv2d
 
 
+@pytest.fixture(autouse=True)
+def small_maps_count(monkeypatch):
+    monkeypatch.setattr(winograd, "_FEWEST_POSITIONS", 1)
+
+
 def channels_last(*shape):
     return torch.randn(shape).contiguous(memory_format=torch.channels_last)
 
@@ -69,7 +74,7 @@ def test_one_gradient_alone(need):
     torch.testing.assert_close(grad, expected, rtol=1e-3, atol=1e-2)
 
 
-def test_other_layouts_types_and_modes_are_left_alone(monkeypatch):
+def test_other_layouts_types_modes_and_small_maps_are_left_alone(monkeypatch):
     monkeypatch.setattr(winograd._Winograd, "apply", lambda *_: pytest.fail("Winograd was called"))
     x, weight = channels_last(1, 128, 4, 4), channels_last(128, 128, 3, 3)
     expected = F.conv2d(x, weight, padding=1)
@@ -83,3 +88,6 @@ def test_other_layouts_types_and_modes_are_left_alone(monkeypatch):
         lambda x: conv2d(x, weight, None, 1, 1), backend="eager", fullgraph=True
     )
     torch.testing.assert_close(compiled(x), expected)
+    monkeypatch.setattr(winograd, "_FEWEST_POSITIONS", 17)
+    with torch.no_grad():
+        assert torch.equal(conv2d(x, weight, None, 1, 1), expected)
