@@ -1,6 +1,6 @@
 """soft_nms against OpenCV's, on integer boxes, all that OpenCV's takes. torchvision has none.
 
-The same boxes in the same order with the same scores are asserted, up to rounding of the scores.
+The same boxes with the same scores are asserted, up to rounding.
 Beside it stands the readable reference of fastrpn.ops.reference, which is no peer.
 """
 
@@ -20,8 +20,11 @@ REFERENCE_BOXES = 300  # a Python loop over boxes
 
 
 def equal(ours: tuple, theirs: tuple) -> bool:
-    """The same indices; scores up to rounding."""
+    """The same boxes with the same scores, up to rounding, which may swap two of nearly one score."""
     mine, wanted = ([np.asarray(part).reshape(-1) for part in pair] for pair in (ours, theirs))
+    if mine[0].shape != wanted[0].shape or not np.allclose(mine[1], wanted[1], atol=1e-5):
+        return False
+    mine, wanted = ([part[np.argsort(pair[0])] for part in pair] for pair in (mine, wanted))
     return np.array_equal(mine[0], wanted[0]) and np.allclose(mine[1], wanted[1], atol=1e-5)
 
 
