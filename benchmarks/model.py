@@ -165,16 +165,14 @@ def inference(work: str, rounds: int, bf16: bool, clock: Callable[[], float]) ->
         candidates["fastrpn bf16"] = partial(detect, models["fastrpn"], torch.bfloat16)
     times = take_turns(candidates, rounds, clock)
 
-    stages = {}
-    for name, model in models.items():
-        watch = Stopwatch(model)
-        for _ in range(rounds):
+    watches = {name: Stopwatch(model) for name, model in models.items()}
+    for _ in range(rounds):
+        for model in models.values():
             detect(model)
-        total = sum(watch.seconds.values())
-        stages[name] = {stage: 1e3 * watch.seconds[stage] / rounds for stage in STAGES}
-        stages[name]["behind the backbone, no product"] = (
-            sum(watch.seconds[stage] for stage in BEHIND) / total
-        )
+    stages = {name: {s: 1e3 * w.seconds[s] / rounds for s in STAGES} for name, w in watches.items()}
+    for of_model in stages.values():
+        behind = sum(of_model[stage] for stage in BEHIND)
+        of_model["behind the backbone, no product"] = behind / sum(of_model.values())
     return _row("inference", work, times) | {
         "stages": stages,
         "detections": len(found["scores"]),

@@ -101,6 +101,7 @@ class RoIHead(nn.Module):
         """
         if ground_truth is not None:
             return None, self.losses(features, proposals, ground_truth)
+        proposals = _without_padding(proposals)
         logits, deltas = self.predict(features, proposals.boxes)
         return self.detect(logits, deltas, proposals, image_sizes), {}
 
@@ -198,3 +199,11 @@ class RoIHead(nn.Module):
         ).view_as(deltas)
         limit = image_sizes.flip(1).repeat(1, 2)[:, None, None]  # (width, height) twice
         return torch.minimum(decoded.clamp(min=0), limit)
+
+
+def _without_padding(proposals: Proposals) -> Proposals:
+    """Without the slots that no image fills; on the CPU alone, where it costs nothing to know."""
+    if proposals.counts.device.type != "cpu" or torch.compiler.is_compiling():
+        return proposals
+    slots = max(1, int(proposals.counts.max()))
+    return Proposals(proposals.boxes[:, :slots], proposals.scores[:, :slots], proposals.counts)
