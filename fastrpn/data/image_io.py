@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -13,6 +9,7 @@ import numpy as np
 import torch
 
 from .errors import BadDataError
+from .files import write_atomically
 
 # EXIF orientation is not applied: annotations count pixels as they are stored.
 _READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -40,7 +37,8 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95) -> Path:
     """Writes uint8 [H,W,3] RGB to `path` (.jpg or .png), whole or not at all."""
-    return write_atomically(path, encode_image(image, Path(path).suffix, jpeg_quality))
+    content = encode_image(image, Path(path).suffix, jpeg_quality)
+    return write_atomically(path, content, durable=False)  # a picture can be made again
 
 
 def encode_image(image: np.ndarray, suffix: str, jpeg_quality: int = 95) -> bytes:
@@ -48,32 +46,6 @@ def encode_image(image: np.ndarray, suffix: str, jpeg_quality: int = 95) -> byte
     options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if suffix == ".jpg" else []
     _, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     return encoded.tobytes()
-
-
-def write_atomically(path: str | Path, content: bytes) -> Path:
-    """Writes `content` to a temporary file beside `path` and renames it; makes the folder."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-    return Path(path)
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives the name of an empty file beside `path`, which takes its place when all went well.
-
-    Makes the folder. The name ends as `path` does, for writers that go by the suffix.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
-    os.close(handle)
-    try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)  # mkstemp's files are private
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def image_to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .annotated import AnnotatedImages
 from .errors import BadDataError
-from .image_io import write_atomically
+from .files import write_atomically
 
 _FORMAT = "fastrpn-proposals 1"
 _DTYPES = {"image_ids": "<i8", "offsets": "<i8", "boxes": "<f4", "scores": "<f4"}

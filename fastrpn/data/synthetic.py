@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from .image_io import encode_image, write_atomically
+from .files import write_atomically
+from .image_io import encode_image
 from .shapes import SHAPES
 from .textures import random_colour, random_texture
 from .voc_xml import Annotation, format_annotation

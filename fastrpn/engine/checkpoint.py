@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fastrpn.data.files import replacing
 from fastrpn.models import FasterRCNN, faster_rcnn
 
 __all__ = ["describe_model", "load_checkpoint", "load_model", "require_same_model"]
@@ -20,29 +19,10 @@ _FORMAT = "fastrpn checkpoint 1"
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
-    """Writes to a temporary file beside ``path``, flushes it to the disk and renames it.
-
-    A crash at any moment leaves the old file or the new one.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save({"format": _FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the rename, too, is to survive a power cut
-    finally:
-        os.close(directory)
-    return path
+    """Writes a checkpoint as :func:`fastrpn.data.files.replacing` does: whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save({"format": _FORMAT, **content}, file)
+    return Path(path)
 
 
 def clear_folder(folder: str | Path, is_new_run: bool) -> None:
@@ -54,7 +34,7 @@ def clear_folder(folder: str | Path, is_new_run: bool) -> None:
             first one, `resume` would continue the former.
     """
     folder = Path(folder)
-    patterns = [".*.pt.*", ".*.jsonl.*", ".*.yaml.*"]
+    patterns = [".*.pt", ".*.jsonl", ".*.yaml", ".*.npz"]
     patterns += ["last.pt", "best.pt"] if is_new_run else []
     for pattern in patterns:
         for path in folder.glob(pattern):

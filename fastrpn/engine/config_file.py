@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from fastrpn.data.image_io import write_atomically
+from fastrpn.data.files import write_atomically
 from fastrpn.engine.config import TrainConfig
 from fastrpn.engine.presets import with_preset
 from fastrpn.engine.provenance import git_state, versions

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from fastrpn import viz
 from fastrpn.data import VOCDataset, generate_synthetic
 from fastrpn.data.baseline import ContourBaseline, majority_label
-from fastrpn.data.image_io import write_atomically
+from fastrpn.data.files import write_atomically
 from fastrpn.engine.config import TrainConfig
 from fastrpn.engine.evaluate import detect_all, evaluate_detections
 from fastrpn.engine.pictures import draw_model_proposals

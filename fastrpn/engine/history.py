@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrpn.data.image_io import write_atomically
+from fastrpn.data.files import write_atomically
 from fastrpn.engine import distributed
 
 __all__ = ["LossHistory", "NonFiniteLossError", "RunLog"]

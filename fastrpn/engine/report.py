@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fastrpn.data.image_io import write_atomically
+from fastrpn.data.files import write_atomically
 
 COLUMNS = {
     "AP": "AP",

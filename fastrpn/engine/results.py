@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fastrpn.data import detections_to_coco_results
-from fastrpn.data.image_io import replacing
+from fastrpn.data.files import replacing
 
 __all__ = ["CSV_COLUMNS", "ResultLines", "write_coco_results", "write_csv"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from fastrpn.data.image_io import write_atomically
+from fastrpn.data.files import write_atomically
 
 from .canvas import PALETTE, colour_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fastrpn.data.image_io import replacing
+from fastrpn.data.files import replacing
 
 
 class VideoWriter:

@@ -53,7 +53,7 @@ def test_a_former_run_survives_a_failed_rehearsal_and_nothing_else(data, tmp_pat
             train(config)
     assert all((tmp_path / name).read_bytes() == content for name, content in former.items())
     monkeypatch.setattr(Trainer, "_take_step", broken)
-    (tmp_path / ".last.pt.leftover").touch()
+    (tmp_path / ".last.leftover.pt").touch()
     with pytest.raises(OSError, match="broken"):
         train(config)
     assert not list(tmp_path.glob("*.pt")) and not list(tmp_path.glob(".*"))
