@@ -1,5 +1,7 @@
 """box_iou against torchvision and powerboxes, and against the mere filling of a fresh output."""
 
+from collections.abc import Callable
+
 import torch
 import torchvision
 
@@ -17,32 +19,24 @@ def equal(ours: torch.Tensor, theirs: object) -> bool:
     return bool(torch.allclose(ours.double(), 1 - torch.as_tensor(theirs), atol=1e-5))
 
 
+def candidates(boxes1: torch.Tensor, boxes2: torch.Tensor) -> dict[str, Callable]:
+    """We, torchvision, powerboxes; "fill" has torch write a constant to a fresh output."""
+    shape = len(boxes1), len(boxes2)
+    return {
+        "fastrpn": lambda: ops.box_iou(boxes1, boxes2),
+        "torchvision": lambda: torchvision.ops.box_iou(boxes1, boxes2),
+        "fill": lambda: torch.empty(shape).fill_(0.5),
+    } | powerboxes_candidate(boxes1, boxes2)
+
+
 def run(quick: bool = False) -> list[Measurement]:
-    """One row for each size; "fill" writes a constant to a new tensor of the same size."""
+    """One row for each size."""
     rows = []
     for n, m in SIZES[:-1] if quick else SIZES:
-        boxes1, boxes2 = random_objects(n, 800, seed=0), random_objects(m, 800, seed=1)
-        candidates = {
-            "fastrpn": lambda a=boxes1, b=boxes2: ops.box_iou(a, b),
-            "torchvision": lambda a=boxes1, b=boxes2: torchvision.ops.box_iou(a, b),
-        }
-        candidates |= powerboxes_candidate(boxes1, boxes2)
-        options = {"seconds": 0.5 if quick else 3.0, "min_runs": 3 if quick else 5}
-        row = measure("box_iou", f"{n:,} x {m:,}", n * m, candidates, equal=equal, **options)
-        fill = measure(
-            "box_iou",
-            "fill",
-            n * m,
-            {
-                "fastrpn": candidates["fastrpn"],
-                "fill": lambda n=n, m=m: torch.empty(n, m).fill_(0.5),
-            },
-            equal=None,
-            **options,
-        )
-        row.milliseconds["fill"] = fill.milliseconds["fill"]
-        row.spread["fill"] = fill.spread["fill"]
-        row.notes["share of fill speed"] = round(fill.speedup(over="fill"), 2)
+        found = candidates(random_objects(n, 800, seed=0), random_objects(m, 800, seed=1))
+        options = {"seconds": 0.5 if quick else 5.0, "min_runs": 3 if quick else 7}
+        row = measure("box_iou", f"{n:,} x {m:,}", n * m, found, equal=equal, **options)
+        row.notes["share of fill speed"] = round(row.speedup(over="fill"), 2)
         rows.append(row)
     return rows
 

@@ -12,7 +12,6 @@ runs as the whole: RPN or dense heads, proposals, RoI Align, box head and NMS.
 """
 
 import os
-import statistics
 import tempfile
 import time
 
@@ -21,10 +20,11 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from benchmarks.scenes import anchor_grid, random_objects
-from benchmarks.timing import Measurement, measure
+from benchmarks.timing import Measurement, calmest, measure, summary
 from fastrpn.ops import accelerate_torchvision, box_convert, box_iou
 
-IMAGE = (800, 1088)
+IMAGE, QUICK_IMAGE = (800, 1088), (320, 448)
+PARTS = ("whole", "behind the backbone")
 CLASSES = 91
 CANDIDATES_A_CLASS = 100
 DETECTORS = ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "fcos_resnet50_fpn"]
@@ -103,27 +103,28 @@ def detector_rows(name: str, height: int, width: int, runs: int) -> list[Measure
             return timed()
 
     candidates = {"fastrpn": accelerated, "torchvision": timed}
+
+    def take_turns() -> dict[tuple[str, str], list[float]]:
+        times = {(library, part): [] for part in PARTS for library in candidates}
+        for _ in range(runs):
+            for library, run in candidates.items():
+                for part, seconds in zip(PARTS, run()[:2], strict=True):
+                    times[library, part].append(seconds)
+        return times
+
     with torch.inference_mode():
         first = {library: run()[2] for library, run in candidates.items()}
         assert same_detections(first["fastrpn"], first["torchvision"], exact="faster" not in name)
-        times = {library: [] for library in candidates}
-        for _ in range(runs):
-            for library, run in candidates.items():
-                times[library].append(run()[:2])
+        wholes = [(library, PARTS[0]) for library in candidates]
+        times, again = calmest(take_turns, wholes)
+    if again:
+        notes["measured again"] = again
     rows = []
-    for part, index in (("whole", 0), ("behind the backbone", 1)):
-        seconds = {library: [run[index] for run in found] for library, found in times.items()}
-        middle = {library: statistics.median(found) for library, found in seconds.items()}
-        rows.append(
-            Measurement(
-                "drop_in",
-                f"{name} {height} x {width}, {part}",
-                1,
-                {library: 1e3 * value for library, value in middle.items()},
-                {library: (max(s) - min(s)) / middle[library] for library, s in seconds.items()},
-                dict(notes),
-            )
-        )
+    for part in PARTS:
+        row = Measurement("drop_in", f"{name} {height} x {width}, {part}", 1, {}, {}, dict(notes))
+        for library in candidates:
+            row.milliseconds[library], row.spread[library] = summary(times[library, part])
+        rows.append(row)
     return rows
 
 
@@ -195,7 +196,7 @@ def yolo_row(name: str, seconds: float, **options) -> Measurement | None:
 
 def run(quick: bool = False) -> list[Measurement]:
     """Three detectors, one of them also scripted, and ultralytics' NMS as it tests and predicts."""
-    height, width = (320, 448) if quick else IMAGE
+    height, width = QUICK_IMAGE if quick else IMAGE
     rows = []
     for name in DETECTORS[:1] if quick else DETECTORS:
         rows += detector_rows(name, height, width, runs=1 if quick else 3)

@@ -59,7 +59,7 @@ def forward(
         "fill": lambda: fresh_output(count),
     }
     with torch.no_grad():
-        return measure(op, work, count, candidates, equal=equal, same_as="torchvision")
+        return measure(op, work, count, candidates, equal=equal)
 
 
 def forward_backward(
