@@ -30,8 +30,8 @@ from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
+from benchmarks.environment import environment
 from benchmarks.plots import DPI
-from benchmarks.run_all import environment
 from fastrpn.models import faster_rcnn, load_torchvision
 
 CLASSES = 91

@@ -7,18 +7,15 @@ results.json and the plot. About ten minutes on two quiet cores, `--quick` one.
 import argparse
 import importlib
 import json
-import platform
-from importlib import metadata
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from benchmarks.environment import environment
 from benchmarks.plots import draw
 from benchmarks.timing import Measurement
-from fastrpn import __version__
-from fastrpn._library import core
 
 OPS = [
     "nms",
@@ -30,32 +27,12 @@ OPS = [
     "roi_align",
     "drop_in",
 ]
-PACKAGES = ["torch", "torchvision", "numpy", "lsnms", "powerboxes", "opencv-python", "ultralytics"]
 
 
-def environment() -> dict[str, object]:
-    """Versions, CPU and threads: what one needs to compare two result files."""
-    versions: dict[str, str | None] = {"fastrpn": __version__}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return {
-        "versions": versions,
-        "cpu": cpu,
-        "threads": torch.get_num_threads(),
-        "simd_level": core().build_info()["simd_level"],
-        "python": platform.python_version(),
-    }
+def progress_bar() -> Progress:
+    """What is measured, how much of it is done, and since when."""
+    text, count = TextColumn("{task.description}"), MofNCompleteColumn()
+    return Progress(text, BarColumn(), count, TimeElapsedColumn())
 
 
 def table_of(measurements: list[Measurement]) -> Table:
@@ -87,13 +64,16 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := set(ops) - set(OPS):
         parser.error(f"--only: unknown {sorted(unknown)}, known are {OPS}")
 
-    console = Console()
     measurements: list[Measurement] = []
-    for op in ops:
-        with console.status(f"measuring {op}"):
+    with progress_bar() as progress:
+        console = progress.console
+        task = progress.add_task("", total=len(ops))
+        for op in ops:
+            progress.update(task, description=op)
             found = importlib.import_module(f"benchmarks.{op}").run(quick=options.quick)
-        console.print(table_of(found))
-        measurements += found
+            console.print(table_of(found))
+            measurements += found
+            progress.advance(task)
 
     options.output.mkdir(parents=True, exist_ok=True)
     results = environment() | {"measurements": [m.as_dict() for m in measurements]}

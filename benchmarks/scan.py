@@ -23,9 +23,9 @@ import torchvision
 from rich.console import Console
 
 from benchmarks import inputs, nms, roi_align, roi_pool, soft_nms
+from benchmarks.environment import environment
 from benchmarks.plots import draw_scan
 from benchmarks.rois import feature_map, rpn_like_rois
-from benchmarks.run_all import environment
 from benchmarks.scenes import anchor_grid, random_objects
 from benchmarks.timing import Measurement, measure
 from fastrpn import ops
