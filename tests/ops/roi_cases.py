@@ -1,9 +1,6 @@
 """Inputs shared by the tests of the RoI operators."""
 
-import pytest
 import torch
-
-from fastrpn._library import core, set_simd_level
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 SCALE = 1 / 16
@@ -33,16 +30,3 @@ def output_and_gradient(operator, features, *args):
 def equal_bits(a, b):
     """Equal, with -0 unlike 0, and NaN like the same NaN."""
     return torch.equal(a.contiguous().view(torch.int32), b.contiguous().view(torch.int32))
-
-
-@pytest.fixture(params=["generic", "avx2", "avx512"])
-def simd_level(request):
-    """Forces each SIMD level in turn; puts it and the number of threads back."""
-    threads, level = torch.get_num_threads(), core().build_info()["simd_level"]
-    try:
-        set_simd_level(request.param)
-    except ValueError:
-        pytest.skip(f"{request.param} does not run here")
-    yield request.param
-    torch.set_num_threads(threads)
-    set_simd_level(level)

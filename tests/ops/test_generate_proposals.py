@@ -14,11 +14,9 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from fastrpn import ops
-from fastrpn._library import core, set_simd_level
 from fastrpn.ops import reference
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-SIMD_LEVELS = core().build_info()["simd_levels"]
 OPTIONS = {"pre_nms_top_n": 60, "post_nms_top_n": 30, "nms_threshold": 0.6, "min_size": 1e-3}
 
 
@@ -138,25 +136,15 @@ def test_half_inputs_with_float32_anchors(dtype):
     assert torch.equal(ours[0], wanted[0]) and torch.equal(ours[2], wanted[2])
 
 
-def test_threads_and_simd_levels_do_not_matter():
+def test_threads_and_simd_levels_do_not_matter(simd_level, num_threads, plainly):
     levels = [9000, 2000, 500]
     inputs = random_inputs(3, levels, 0)
     options = {**OPTIONS, "pre_nms_top_n": 1500, "post_nms_top_n": 700}
-    wanted = ops.generate_proposals(*inputs, **options, anchors_per_level=levels)
-    before = torch.get_num_threads()
-    try:
-        for level in SIMD_LEVELS:
-            try:
-                set_simd_level(level)
-            except ValueError:
-                continue  # compiled, but not for this CPU
-            for threads in (1, 2, 4):
-                torch.set_num_threads(threads)
-                ours = ops.generate_proposals(*inputs, **options, anchors_per_level=levels)
-                assert all(map(torch.equal, ours, wanted))
-    finally:
-        torch.set_num_threads(before)
-        set_simd_level(core().build_info()["simd_level"])
+
+    def propose():
+        return ops.generate_proposals(*inputs, **options, anchors_per_level=levels)
+
+    assert all(map(torch.equal, propose(), plainly(propose)))
 
 
 def test_non_contiguous_inputs():

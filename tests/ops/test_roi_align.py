@@ -3,13 +3,7 @@
 import pytest
 import torch
 import torchvision
-from roi_cases import (  # noqa: F401
-    LAYOUTS,
-    SCALE,
-    output_and_gradient,
-    random_case,
-    simd_level,
-)
+from roi_cases import LAYOUTS, SCALE, output_and_gradient, random_case
 
 from fastrpn.ops import RoIAlign, reference, roi_align
 
@@ -87,26 +81,12 @@ def test_layouts_agree_bit_for_bit():
     assert torch.equal(results[0][1], results[1][1])
 
 
-@pytest.fixture(scope="module")
-def single_thread_results():
-    """Kept from the first SIMD level for the others."""
-    return {}
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_same_result_at_every_simd_level_and_thread_count(
-    simd_level,  # noqa: F811
-    layout,
-    single_thread_results,
-):
+def test_same_result_at_every_simd_level_and_thread_count(layout, simd_level, num_threads, plainly):
     features, rois = random_case(4, channels=70, rois=300)
-    features = features.contiguous(memory_format=layout)
-    for threads in (1, 2, 4):
-        torch.set_num_threads(threads)
-        output, grad = output_and_gradient(roi_align, features, rois, 7, SCALE, -1)
-        expected = single_thread_results.setdefault(layout, (output, grad))
-        assert torch.equal(output, expected[0])
-        assert torch.equal(grad, expected[1])
+    arguments = (features.contiguous(memory_format=layout), rois, 7, SCALE, -1)
+    expected = plainly(lambda: output_and_gradient(roi_align, *arguments))
+    assert all(map(torch.equal, output_and_gradient(roi_align, *arguments), expected))
 
 
 def test_list_of_boxes_and_module():

@@ -1,0 +1,44 @@
+"""Fixtures for tests of the CPU kernels, whose results depend on neither SIMD level nor threads."""
+
+import pytest
+import torch
+
+from fastrpn._library import core, set_simd_level
+
+
+@pytest.fixture(params=["generic", "avx2", "avx512"])
+def simd_level(request):
+    """Forces each SIMD level in turn, or skips where this CPU lacks it."""
+    before = core().build_info()["simd_level"]
+    try:
+        set_simd_level(request.param)
+    except ValueError:
+        pytest.skip(f"this CPU has no {request.param}")
+    yield request.param
+    set_simd_level(before)
+
+
+@pytest.fixture(params=[1, 2, 4])
+def num_threads(request):
+    """Gives torch this many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def plainly():
+    """A function that makes a call on one thread and with no SIMD, and returns its result."""
+
+    def run(call):
+        level, threads = core().build_info()["simd_level"], torch.get_num_threads()
+        set_simd_level("generic")
+        torch.set_num_threads(1)
+        try:
+            return call()
+        finally:
+            torch.set_num_threads(threads)
+            set_simd_level(level)
+
+    return run
