@@ -56,20 +56,18 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Args:
         boxes: `[N, 4]` xyxy in pixels.
         scores: `[N]`, dtype and device of `boxes`.
-        idxs: `[N]` the class (or level, image, ...) of each box: numbers of any value.
+        idxs: `[N]` the class (or level, image, ...) of each box: numbers of any value, or bools.
         iou_threshold: suppress above it.
 
     Returns:
         `[K]` int64 indices of the kept boxes of all classes, by descending score, ties by index.
 
     Raises:
-        TypeError: not a tensor, not floats, two dtypes, or classes that are not numbers.
+        TypeError: not a tensor, not floats, two dtypes, or classes neither numbers nor bools.
         ValueError: wrong shape or two devices.
     """
     if not (isinstance(idxs, Tensor) and idxs.dtype == torch.int64):
-        check_numbers("idxs", idxs)
-        floats = idxs.is_floating_point()
-        idxs = idxs.unique(return_inverse=True)[1] if floats else idxs.long()
+        idxs = _as_labels(idxs)
     try:
         return _batched_nms(boxes, scores, idxs, iou_threshold)
     except Exception:
@@ -156,6 +154,13 @@ def _check_padded(
         if value is not None:
             check_shape(name, value, shape)
             check_same_device(name, value, "boxes", boxes)
+
+
+def _as_labels(idxs: Tensor) -> Tensor:
+    """int64 labels, equal where the classes are; bools are classes, too."""
+    if not (isinstance(idxs, Tensor) and idxs.dtype == torch.bool):
+        check_numbers("idxs", idxs)
+    return idxs.unique(return_inverse=True)[1] if idxs.is_floating_point() else idxs.long()
 
 
 def _as_int64(name: str, value: Tensor) -> Tensor:
