@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastrpn.data.image_io import image_to_array
+from fastrpn.data.loader import Loader, build_loader
 from fastrpn.data.proposals import ProposalSet
 from fastrpn.models import FasterRCNN
 
@@ -28,7 +29,8 @@ def propose_dataset(
     model: FasterRCNN | None = None,
     *,
     limit: int = 2000,
-    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+    workers: int = 0,
+    track: Callable[[Loader], Iterable] = iter,
 ) -> tuple[ProposalSet, float]:
     """Proposals of every image of a data set, to save, to train on or to judge.
 
@@ -37,7 +39,8 @@ def propose_dataset(
         method: "rpn" or "selective-search".
         model: for "rpn", a trained model in evaluation mode.
         limit: proposals an image at most.
-        track: wraps the loop over indices, for a progress bar.
+        workers: processes that read images; 0 reads in this one.
+        track: wraps the loop over the images, for a progress bar.
 
     Returns:
         The proposals, and the seconds an image took on average, without reading it.
@@ -50,9 +53,11 @@ def propose_dataset(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if method == "rpn" and model is None:
         raise ValueError('method "rpn" needs a model')
-    images, seconds = {}, 0.0
-    for index in track(range(len(dataset))):
-        image, target = dataset[index]
+    found, seconds = {}, 0.0
+    # One image at a time: in a batch, what an image gets would depend on its neighbours' sizes.
+    for (image,), (target,) in track(
+        build_loader(dataset, 1, shuffle=False, seed=0, workers=workers)
+    ):
         start = time.perf_counter()
         if method == "rpn":
             boxes, scores = rpn_proposals(model, [image], limit=limit)[0]
@@ -60,8 +65,8 @@ def propose_dataset(
             boxes = selective_search(image, limit=limit)
             scores = torch.linspace(1, 0, len(boxes))
         seconds += time.perf_counter() - start
-        images[target["image_id"]] = boxes, scores
-    return ProposalSet.collect(method, images), seconds / max(1, len(dataset))
+        found[target["image_id"]] = boxes.cpu(), scores.cpu()
+    return ProposalSet.collect(method, found), seconds / max(1, len(dataset))
 
 
 def rpn_proposals(

@@ -18,13 +18,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["all_gather", "barrier", "broadcast", "is_main", "local_device", "mean"]
+__all__ = ["all_gather", "barrier", "broadcast", "gather", "is_main", "local_device", "mean"]
 __all__ += ["process_group", "rank", "same_buffers", "share_gradients", "size"]
 
 
 @contextmanager
 def process_group(
-    device: str | torch.device = "cpu", patience: timedelta | None = None
+    device: str | torch.device = "cpu", patience: timedelta = timedelta(hours=2)
 ) -> Iterator[None]:
     """Joins the processes that torchrun started; leaves them at the end.
 
@@ -32,8 +32,8 @@ def process_group(
 
     Args:
         device: "cpu" or "cuda".
-        patience: how long a process waits for the others; None takes torch's 10 to 30 minutes. One
-            that has died is noticed at once.
+        patience: how long a process waits for the others, which may have a longer share or a large
+            file to write. One that has died is noticed at once.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
@@ -93,6 +93,15 @@ def all_gather(value: Any) -> list[Any]:
         return [value]
     values = [None] * size()
     dist.all_gather_object(values, value)
+    return values
+
+
+def gather(value: Any) -> list[Any] | None:
+    """The values of all processes in the main one, None in the others: for what is large."""
+    if size() == 1:
+        return [value]
+    values = [None] * size() if is_main() else None
+    dist.gather_object(value, values)
     return values
 
 
