@@ -11,14 +11,12 @@ the last model has the backbone of step 2, the RPN of step 3 and the detection h
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
-from fastrpn.analysis import propose_dataset
 from fastrpn.data import ProposalSet, WithProposals
 from fastrpn.data.annotated import AnnotatedImages
 from fastrpn.engine import distributed
@@ -26,6 +24,7 @@ from fastrpn.engine.checkpoint import clear_folder, load_checkpoint, save_checkp
 from fastrpn.engine.config import TrainConfig
 from fastrpn.engine.config_file import config_from_dict, write_config_file
 from fastrpn.engine.objectives import fast_rcnn_objective, rpn_objective
+from fastrpn.engine.propose import propose_together
 from fastrpn.engine.trainer import Trainer, TrainResult
 
 __all__ = ["train_alternating"]
@@ -53,6 +52,8 @@ def train_alternating(
         the result of step 4; its history has the entries of all steps with their "stage", 1 to 4.
     """
     output = Path(config.output)
+    if config.rehearsal and not (config.resume and (output / "last.pt").exists()):
+        _rehearse(config, dataset, validation)
     if distributed.is_main() and not config.resume:
         for folder in (output, *(output / stage for stage in STAGES)):
             clear_folder(folder, is_new_run=True)
@@ -98,20 +99,46 @@ def _stage_config(config: TrainConfig, settings: dict[str, Any], name: str) -> T
     return config_from_dict({**config.as_dict(), **settings})
 
 
+def _rehearse(
+    config: TrainConfig, dataset: AnnotatedImages, validation: AnnotatedImages | None
+) -> None:
+    """Takes a few images through all four steps, one update each, in a folder that goes again: what
+    is broken in the last step fails at once, not after days."""
+    stages = config.rpn_stage, config.box_stage
+    of_step = [_stage_config(config, settings, "") for settings in stages]
+    count = max(step.batch_size * step.accumulate for step in of_step)
+    few, few_validation = (
+        data and AnnotatedImages(data.samples[:count], data.classes, [])
+        for data in (dataset, validation)
+    )
+    folder = Path(config.output) / ".rehearsal-alternating"
+    rpn_stage, box_stage = ({**settings, "steps": 1} for settings in stages)
+    short = {"output": str(folder), "rpn_stage": rpn_stage, "box_stage": box_stage}
+    short |= {"rehearsal": False, "resume": False, "progress": False}
+    try:
+        train_alternating(replace(config, **short), few, few_validation)
+    finally:
+        if distributed.is_main():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _train_and_propose(trainer: Trainer) -> tuple[ProposalSet, TrainResult]:
-    """Trains an RPN and lets it propose for the training set, unless a file from before does."""
+    """Trains an RPN and lets it propose for the training set, unless it did so before."""
     path = trainer.output / "proposals.npz"
-    finished = trainer.step == trainer.total
+    if distributed.is_main() and trainer.step < trainer.total:
+        path.unlink(missing_ok=True)  # another run's, or of an RPN that had trained for less
     result = trainer.run()
-    if distributed.is_main() and not (finished and path.exists()):
+    if not distributed.broadcast(path.exists()):
         model = result.model.eval()
-        proposals, _ = propose_dataset(
+        proposals, _ = propose_together(
             trainer.dataset,
             "rpn",
             model,
             limit=model.config.rpn_post_nms_top_n_train,
-            track=partial(track, description="Proposing", disable=not trainer.config.progress),
+            workers=trainer.config.workers,
+            progress=trainer.config.progress,
         )
-        proposals.save(path)
+        if proposals is not None:
+            proposals.save(path)
     distributed.barrier()
     return ProposalSet.load(path), result

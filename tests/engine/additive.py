@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fastrpn.data import open_dataset
-from fastrpn.engine import TrainConfig, Trainer, detect_all, distributed
+from fastrpn.engine import TrainConfig, Trainer, detect_all, distributed, train
 
 OPTIONS = {
     "min_size": 64,
@@ -106,6 +106,7 @@ def main(data, output):
         seen = {"steps": steps, "metrics": result.metrics}
         seen["evaluated"] = [target["image_id"] for target in targets]
         Path(output, f"seen{distributed.rank()}.json").write_text(json.dumps(seen))
+        train(make_config(data, f"{output}/alternating", schedule="alternating", steps=2))
 
 
 if __name__ == "__main__":

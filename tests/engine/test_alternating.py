@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from fastrpn.data import ProposalSet, VOCDataset, generate_synthetic
-from fastrpn.engine import Predictor, TrainConfig, Trainer, alternating, load_checkpoint, train
+from fastrpn.engine import (
+    Predictor,
+    TrainConfig,
+    Trainer,
+    alternating,
+    load_checkpoint,
+    objectives,
+    train,
+    trainer,
+)
 
 STAGES = ("1-rpn", "2-fast-rcnn", "3-rpn", "4-fast-rcnn")
 RPN_LOSSES = {"loss_objectness", "loss_rpn_box_reg"}
@@ -104,9 +113,9 @@ def test_the_result_is_an_ordinary_checkpoint(whole, data):
     folder, result = whole
     assert result.checkpoint == folder / "last.pt" and (folder / "best.pt").exists()
     assert "AP50" in result.metrics
-    detect = Predictor(result.checkpoint)
     image, _ = VOCDataset(data, "val")[0]
-    assert torch.equal(detect(image)["boxes"], detect(image)["boxes"])
+    loaded, trained = (Predictor(source)(image) for source in (result.checkpoint, result.model))
+    assert len(trained["boxes"]) > 0 and equal(loaded, trained)
     last_step = load_checkpoint(folder / "4-fast-rcnn" / "last.pt")["weights"]
     assert equal(load_checkpoint(result.checkpoint)["weights"], last_step)
 
@@ -120,7 +129,7 @@ def test_proposals_are_of_the_training_set_and_reused(whole, data, monkeypatch):
     def refuse(*args):
         raise AssertionError("a finished step runs again")
 
-    monkeypatch.setattr(alternating, "propose_dataset", refuse)
+    monkeypatch.setattr(alternating, "propose_together", refuse)
     monkeypatch.setattr(Trainer, "_take_step", refuse)
     again = train(make_config(data, folder, **ALTERNATING, resume=True))
     assert again.history == result.history
@@ -143,6 +152,57 @@ def test_an_interrupted_run_continues(whole, data, tmp_path, monkeypatch, stage,
     monkeypatch.undo()
     resumed = train(dataclasses.replace(config, resume=True))
     assert equal(load_checkpoint(resumed.checkpoint)["weights"], result.model.state_dict())
+
+
+def test_proposals_of_a_former_run_are_not_used(data, tmp_path, monkeypatch):
+    """The second run is killed when its first RPN is ready and has not proposed yet."""
+    config = make_config(data, tmp_path, **ALTERNATING)
+    train(config)
+    path = tmp_path / "1-rpn" / "proposals.npz"
+    former = path.read_bytes()
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    changed = dataclasses.replace(config, seed=1)
+    monkeypatch.setattr(alternating, "propose_together", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(changed)
+    assert load_checkpoint(tmp_path / "1-rpn" / "last.pt")["step"] == 2 and not path.exists()
+    monkeypatch.undo()
+    resumed = train(dataclasses.replace(changed, resume=True))
+    assert path.read_bytes() != former
+    undisturbed = train(dataclasses.replace(changed, output=str(tmp_path / "again")))
+    assert equal(resumed.model.state_dict(), undisturbed.model.state_dict())
+
+
+def test_the_rehearsal_goes_through_all_steps_first(whole, data, tmp_path, monkeypatch):
+    folder, result = whole
+    settings = {**ALTERNATING, "box_error_by_class": True, "val_set": "val", "rehearsal": True}
+    first = train(make_config(data, tmp_path / "a", **ALTERNATING, rehearsal=True))
+    assert equal(first.model.state_dict(), result.model.state_dict())  # it changes nothing
+    assert not list((tmp_path / "a").glob(".*"))
+
+    def broken(*_, **__):
+        raise OSError("broken")
+
+    steps, take_step = [], Trainer._take_step
+
+    def noting(self, parts):
+        steps.append(self.output.parent.name)
+        take_step(self, parts)
+
+    monkeypatch.setattr(Trainer, "_take_step", noting)
+    for module, stage in (
+        (alternating, "propose_together"),
+        (objectives, "box_target_std"),
+        (trainer, "evaluate"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="broken"):
+            patch.setattr(module, stage, broken)
+            train(make_config(data, tmp_path / "b", **settings))
+    assert set(steps) == {".rehearsal-alternating"}
+    assert not [path for path in (tmp_path / "b").rglob("*")]
 
 
 def test_bad_settings_are_named(data, tmp_path):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from additive import gradient, make_config, make_trainer, note_images
 
-from fastrpn.data import generate_synthetic
-from fastrpn.engine import evaluate, load_model
+from fastrpn.data import ProposalSet, generate_synthetic
+from fastrpn.engine import evaluate, load_checkpoint, load_model
+from fastrpn.engine.propose import propose_together
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,20 @@ def test_one_process_goes_on_where_two_have_stopped(data, pair, tmp_path):
     assert rest == images[4:]
     for entry, whole_entry in zip(history, expected, strict=True):
         assert entry == pytest.approx(whole_entry, rel=1e-3, abs=1e-5)
+
+
+def test_two_processes_propose_what_one_does(data, pair):
+    folder = pair / "alternating"
+    assert "metrics" in load_checkpoint(folder / "last.pt") and not list(folder.glob(".*"))
+    dataset = make_trainer(make_config(data, pair / "unused")).dataset
+    for stage in ("1-rpn", "3-rpn"):
+        model, _ = load_model(folder / stage / "last.pt")
+        alone, _ = propose_together(dataset, "rpn", model, limit=40, progress=False)
+        together = ProposalSet.load(folder / stage / "proposals.npz")
+        assert list(together) == list(alone) and len(together) == 12
+        for image_id in alone:
+            for ours, theirs in zip(together[image_id], alone[image_id], strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(data, tmp_path, monkeypatch):
