@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import threading
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 import fastrpn.numpy as fnp
 from fastrpn import ops
+from fastrpn._library import core
 
 DTYPES = [np.float32, np.float64]
 
@@ -64,33 +67,81 @@ def test_torch_is_never_imported():
         "assert f.box_iou(b, b)[0, 1] == 0.5\n"
         "assert f.nms(b, b[:, 3], 0.4).tolist() == [0]\n"
         "assert f.batched_nms(b, b[:, 3], np.array([0, 1]), 0.4).tolist() == [0, 1]\n"
+        "assert f.soft_nms(b, b[:, 3])[0].tolist() == [0, 1]\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_gil_is_released():
-    """A Python thread makes progress while a kernel runs."""
-    boxes = random_case(6000, np.float32)[0]
-    finished, progress = threading.Event(), []
+def wakes_before_the_end(call) -> bool:
+    """Whether this thread gets to run while another one makes the call."""
+    started, ended = threading.Event(), []
 
-    def count():
-        while not finished.is_set():
-            progress.append(None)
+    def work():
+        started.set()
+        call()
+        ended.append(time.perf_counter())
 
-    thread = threading.Thread(target=count)
-    thread.start()
-    before = len(progress)
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(10.0)  # without a release the other thread would have to wait that long
+    sys.setswitchinterval(60)  # no thread has to give up the GIL of itself
     try:
-        fnp.box_iou(boxes, boxes)
+        thread = threading.Thread(target=work)
+        thread.start()
+        started.wait()
+        awake = time.perf_counter()
+        thread.join()
     finally:
         sys.setswitchinterval(interval)
-        after = len(progress)
-        finished.set()
-        thread.join()
-    assert after > before
+    return awake < ended[0]
+
+
+APART = np.arange(400_000, dtype=np.float32)[:, None] * 2 + np.array([0, 0, 1, 1], np.float32)
+SCORES, CLASSES = APART[:, 2].copy(), np.arange(len(APART)) % 7
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: core().box_iou(APART[:8000], APART[:8000]),
+        lambda: core().nms(APART, SCORES, None, 0.5),
+        lambda: core().nms(APART, SCORES, CLASSES, 0.5),
+        lambda: core().soft_nms(APART[:30_000], SCORES[:30_000], False, 0.5, 0.3, 0.001),
+    ],
+    ids=["box_iou", "nms", "batched_nms", "soft_nms"],
+)
+def test_the_gil_is_released(call):
+    """The kernels by themselves: NumPy would release the GIL too, where it copies their results."""
+    assert wakes_before_the_end(call)
+
+
+def test_a_call_that_keeps_the_gil_would_be_noticed():
+    assert not wakes_before_the_end(lambda: sum(range(3_000_000)))
+
+
+@pytest.mark.parametrize(
+    ("call", "result"),
+    [
+        (lambda boxes, scores, idxs: fnp.box_iou(boxes, boxes[:1]), 8),
+        (lambda boxes, scores, idxs: fnp.nms(boxes, scores, 0.5), 8),
+        (lambda boxes, scores, idxs: fnp.batched_nms(boxes, scores, idxs, 0.5), 8),
+        (lambda boxes, scores, idxs: fnp.soft_nms(boxes, scores), 16),
+    ],
+    ids=["box_iou", "nms", "batched_nms", "soft_nms"],
+)
+def test_contiguous_arrays_are_not_copied(call, result):
+    """`result` is the bytes a box of what is returned: no array is made beyond that."""
+    n = 100_000
+    arrays = np.tile([0.0, 0, 1, 1], (n, 1)), np.ones(n), np.zeros(n, np.int64)
+
+    def allocated(*arrays) -> float:
+        tracemalloc.start()
+        call(*arrays)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak / n
+
+    assert result <= allocated(*arrays) < result + 1
+    assert allocated(np.asfortranarray(arrays[0]), *arrays[1:]) > result + 32  # this one is
 
 
 BOXES = np.zeros((2, 4), np.float32)
