@@ -5,6 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#if defined(FASTRPN_CUDA_ON_CPU)
+#include "cuda_on_cpu.h"
+#endif
+
 namespace fastrpn {
 
 class WorkspaceCursor {
@@ -14,13 +18,23 @@ class WorkspaceCursor {
   template <typename T>
   T* take(int64_t count) {
     T* array = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + bytes_);
-    bytes_ += (size_t(count) * sizeof(T) + 255) / 256 * 256;
+    const size_t end = bytes_ + size_t(count) * sizeof(T);
+    bytes_ = (end + kRedZone + 255) / 256 * 256;
+#if defined(FASTRPN_CUDA_ON_CPU)
+    if (base_ != nullptr) cuda_on_cpu::add_red_zone(base_ + end, base_ + bytes_);
+#endif
     return array;
   }
 
   size_t bytes() const { return bytes_; }
 
  private:
+#if defined(FASTRPN_CUDA_ON_CPU)
+  static constexpr size_t kRedZone = 64;  // between arrays, where the harness finds overruns
+#else
+  static constexpr size_t kRedZone = 0;
+#endif
+
   char* base_;
   size_t bytes_ = 0;
 };

@@ -83,6 +83,8 @@ void set_seed(uint64_t seed);
 // it. A pointer that is 16-byte aligned plus `misalign`.
 void* device_malloc(size_t bytes, size_t misalign = 0);
 void device_free(void* pointer);
+// Bytes of device memory that nobody may touch.
+void add_red_zone(char* begin, char* end);
 void copy_to_device(void* device, const void* host, size_t bytes);
 void copy_from_device(void* host, const void* device, size_t bytes);
 // Every launch must name this stream.

@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "cuda_on_cpu.h"
 
@@ -20,6 +22,7 @@ const void* expected_stream;
 struct Allocation {
   void* memory;
   size_t bytes;
+  std::vector<std::pair<char*, char*>> red_zones;  // [begin, end)
 };
 std::map<char*, Allocation> device_memory;  // by the pointer handed out
 
@@ -29,20 +32,24 @@ void set_poison(bool poison) {
       __asan_poison_memory_region(pointer, allocation.bytes);
     else
       __asan_unpoison_memory_region(pointer, allocation.bytes);
+    for (auto [begin, end] : allocation.red_zones) __asan_poison_memory_region(begin, size_t(end - begin));
   }
 }
 
 int device_access_depth;
 
-void check_device_range(const void* pointer, size_t bytes) {
+// The allocation that [pointer, pointer + bytes) lies in.
+Allocation& allocation_of(const void* pointer, size_t bytes) {
   char* p = static_cast<char*>(const_cast<void*>(pointer));
   auto it = device_memory.upper_bound(p);
   if (it != device_memory.begin()) {
     --it;
-    if (p + bytes <= it->first + it->second.bytes) return;
+    if (p + bytes <= it->first + it->second.bytes) return it->second;
   }
   fail("%zu bytes at %p are not device memory", bytes, pointer);
 }
+
+void check_device_range(const void* pointer, size_t bytes) { allocation_of(pointer, bytes); }
 
 // AddressSanitizer registers every protected global when the program starts; those of kernel sources that
 // can be written are the __shared__ variables.
@@ -95,7 +102,7 @@ void* device_malloc(size_t bytes, size_t misalign) {
   char* memory = static_cast<char*>(malloc(bytes + misalign));
   char* pointer = memory + misalign;
   fill_with_garbage(pointer, bytes);
-  device_memory[pointer] = {memory, bytes};
+  device_memory[pointer] = {memory, bytes, {}};
   __asan_poison_memory_region(pointer, bytes);
   return pointer;
 }
@@ -106,6 +113,11 @@ void device_free(void* pointer) {
   __asan_unpoison_memory_region(pointer, it->second.bytes);
   free(it->second.memory);
   device_memory.erase(it);
+}
+
+void add_red_zone(char* begin, char* end) {
+  if (begin == end) return;
+  allocation_of(begin, size_t(end - begin)).red_zones.emplace_back(begin, end);
 }
 
 void copy_to_device(void* device, const void* host, size_t bytes) {

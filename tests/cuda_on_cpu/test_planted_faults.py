@@ -31,6 +31,12 @@ FAULTS = {
         "rank > num_kept",
         "heap-buffer-overflow|unknown-crash|use-after-poison",
     ),
+    "overrun_within_the_workspace": (
+        "nms_workspace.h",
+        "w.summaries = cursor.take<unsigned long long>(total);",
+        "w.summaries = cursor.take<unsigned long long>(total - 1);",
+        "use-after-poison",
+    ),
     "early_return_before_a_shuffle": (
         "nms_order.h",
         "  for (int step = 1; step < kThreadsPerRow; step *= 2) {",
