@@ -138,13 +138,88 @@ def test_the_functions_give_torchvisions_results_and_fall_back():
         assert leaf.grad is not None
 
 
-def test_compiled_code_runs_our_kernels():
-    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30]])
-    compiled = torch.compile(
-        lambda b: torchvision.ops.nms(b, b[:, 0], 0.5), fullgraph=True, backend="aot_eager"
-    )
+def kernels_of(call) -> set[str]:
+    """Our operators that a call runs."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    names = [event.key for event in profile.key_averages()]
+    return {name.removeprefix("fastrpn::") for name in names if name.startswith("fastrpn::")}
+
+
+def pool_align_and_suppress(features: torch.Tensor, rois: torch.Tensor):
+    pooled = torchvision.ops.roi_pool(features, rois, 3, 0.5)
+    aligned = torchvision.ops.roi_align(features, rois, 3, 0.5, 2)
+    return pooled + aligned, torchvision.ops.nms(rois[:, 1:], rois[:, 3], 0.5)
+
+
+PREPARE = {
+    "eager": lambda function: function,
+    "scripted": torch.jit.script,
+    "compiled": lambda function: torch.compile(function, fullgraph=True, backend="aot_eager"),
+}
+
+
+@pytest.mark.parametrize("how", PREPARE)
+def test_our_kernels_run_forward_and_backward(how):
+    rois = torch.tensor([[0.0, 0, 0, 10, 10], [0, 1, 1, 11, 11], [0, 20, 20, 30, 30]])
+    features = torch.rand(1, 2, 16, 16).requires_grad_()
+    function = PREPARE[how](pool_align_and_suppress)
+
+    def step():
+        function(features, rois)[0].sum().backward()
+
+    assert not kernels_of(step)
+    wanted = function(features, rois)
     with fastrpn.accelerate_torchvision():
-        assert torch.equal(compiled(boxes), torchvision.ops.nms(boxes, boxes[:, 0], 0.5))
+        torch.testing.assert_close(function(features, rois), wanted)
+        assert kernels_of(step) == {
+            "nms", "roi_pool_argmax", "roi_pool_backward", "roi_align", "roi_align_backward",
+        }  # fmt: skip
+    assert not kernels_of(step)
+
+
+def test_our_kernels_run_behind_the_functions():
+    boxes = torch.rand(2000, 4)
+    classes = boxes[:, 1] > 0.5
+    calls = {
+        "box_iou": lambda: torchvision.ops.box_iou(boxes, boxes[:5]),
+        "batched_nms": lambda: torchvision.ops.batched_nms(boxes, boxes[:, 0], classes, 0.5),
+    }
+    for name, call in calls.items():
+        assert not kernels_of(call)
+        with fastrpn.accelerate_torchvision():
+            assert kernels_of(call) == {name}
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.float32])
+@pytest.mark.parametrize("n", [50, 3000])
+def test_classes_of_any_type(dtype, n):
+    generator = torch.Generator().manual_seed(0)
+    corners = 100 * torch.rand(n, 2, generator=generator)
+    boxes, scores = torch.cat([corners, corners + 20], dim=1), torch.rand(n, generator=generator)
+    idxs = torch.randint(0, 3, (n,), generator=generator).to(dtype)
+    wanted = torchvision.ops.batched_nms(boxes, scores, idxs, 0.5)
+    with fastrpn.accelerate_torchvision():
+        assert torch.equal(torchvision.ops.batched_nms(boxes, scores, idxs, 0.5), wanted)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_ultralytics_finds_the_same(multi_label):
+    suppress = pytest.importorskip("ultralytics.utils.nms").non_max_suppression
+    generator = torch.Generator().manual_seed(0)
+    predictions = torch.rand(2, 4 + 20, 4000, generator=generator)  # cxcywh, 20 classes
+    predictions[:, :4] *= torch.tensor([640.0, 640, 200, 200])[:, None]
+    results = []
+
+    def detect():
+        options = {"conf_thres": 0.5, "iou_thres": 0.6, "multi_label": multi_label}
+        results.append(suppress(predictions.clone(), **options))
+
+    assert not kernels_of(detect)
+    with fastrpn.accelerate_torchvision():
+        assert kernels_of(detect) == {"nms"}
+    for ours, wanted in zip(*results, strict=True):
+        assert len(wanted) > 100 and torch.equal(ours, wanted)
 
 
 def test_restoring_is_exact():

@@ -111,11 +111,11 @@ SCORES, CLASSES = APART[:, 2].copy(), np.arange(len(APART)) % 7
 )
 def test_the_gil_is_released(call):
     """The kernels by themselves: NumPy would release the GIL too, where it copies their results."""
-    assert wakes_before_the_end(call)
+    assert any(wakes_before_the_end(call) for _ in range(3))
 
 
 def test_a_call_that_keeps_the_gil_would_be_noticed():
-    assert not wakes_before_the_end(lambda: sum(range(3_000_000)))
+    assert not any(wakes_before_the_end(lambda: sum(range(3_000_000))) for _ in range(3))
 
 
 @pytest.mark.parametrize(
