@@ -41,8 +41,9 @@ def run_both(
     aligned=True,
     seeds=2,
     misalign=0,
+    with_torchvision=True,
 ):
-    """Forward and backward; returns the harness's output in torchvision's layout."""
+    """Forward and backward, against the CPU bit for bit and against torchvision up to rounding."""
     dtype, channels_last = levels[0].dtype, not levels[0].is_contiguous()
     batch, channels = levels[0].shape[:2]
     common = {
@@ -64,37 +65,38 @@ def run_both(
         common["roi_levels"] = roi_levels.int()
     else:
         roi_levels = torch.zeros(len(rois))
-    wide = [x.double().requires_grad_() for x in levels]
-    expected = torchvision_roi_align(
-        wide, rois, roi_levels, output_size, scales, sampling_ratio, aligned
-    )
     features = {f"features{i}": raw(x) for i, x in enumerate(levels)}
     output = harness.run("roi_align", **features, **common)["output"]
-    # Coordinates of some tens of cells are rounded, too.
-    tolerance = {"rtol": 16 * torch.finfo(dtype).eps, "atol": 64 * torch.finfo(dtype).eps}
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    expected_output = raw(expected.detach().contiguous(memory_format=layout))
-    torch.testing.assert_close(output.double(), expected_output, **tolerance)
     cpu_levels = None if "roi_levels" not in common else common["roi_levels"]
     on_cpu = torch.ops.fastrpn.roi_align(
         levels, rois, cpu_levels, list(scales), *output_size, sampling_ratio, aligned
     )
     assert torch.equal(output, raw(on_cpu))
+    pooled = on_cpu
 
-    grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    grad = torch.randn(on_cpu.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     grad = grad.contiguous(memory_format=layout)
-    gradients = torch.autograd.grad(expected, wide, grad.double())
     outputs = harness.run("roi_align", grad_output=raw(grad), **common)
-    for i, gradient in enumerate(gradients):
-        gradient = raw(gradient.contiguous(memory_format=layout))
-        torch.testing.assert_close(outputs[f"grad_features{i}"].double(), gradient, **tolerance)
     sizes = [[x.shape[d] for x in levels] for d in (2, 3)]
     on_cpu = torch.ops.fastrpn.roi_align_backward(
         grad, rois, cpu_levels, list(scales), sampling_ratio, aligned, batch, *sizes, channels_last
     )
     for i, gradient in enumerate(on_cpu):
         assert torch.equal(outputs[f"grad_features{i}"], raw(gradient))
-    return output
+    if not with_torchvision:
+        return
+
+    wide = [x.double().requires_grad_() for x in levels]
+    expected = torchvision_roi_align(
+        wide, rois, roi_levels, output_size, scales, sampling_ratio, aligned
+    )
+    # Coordinates of some tens of cells are rounded, too.
+    tolerance = {"rtol": 16 * torch.finfo(dtype).eps, "atol": 64 * torch.finfo(dtype).eps}
+    torch.testing.assert_close(pooled.double(), expected.detach(), **tolerance)
+    gradients = torch.autograd.grad(expected, wide, grad.double())
+    for actual, gradient in zip(on_cpu, gradients, strict=True):
+        torch.testing.assert_close(actual.double(), gradient, **tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -169,9 +171,29 @@ def test_bad_rois_give_zeros_and_no_gradient():
     harness.run("roi_align", features0=raw(features), rois=rois, **common)
 
 
-def test_no_rois():
-    features = random_features((1, 4, 8, 8), torch.float32, torch.channels_last)
-    run_both([features], torch.zeros(0, 5), seeds=1)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_rois(layout):
+    features = random_features((1, 4, 8, 8), torch.float32, layout)
+    run_both([features], torch.zeros(0, 5), seeds=3)
+
+
+@pytest.mark.parametrize("sampling_ratio", [4, 8, 16])
+def test_reversed_rois(sampling_ratio):
+    """With `aligned`, x2 < x1 makes samples run backwards: each meets cells it met before."""
+    features = random_features((1, 4, 50, 50), torch.float32, torch.channels_last)
+    whole, part = [0.0, 199, 199, 1, 1], [0, 150, 20, 30, 90]
+    rois = torch.tensor([whole, [0, 1, 199, 199, 1], part, [0, 230, -30, -40, 260.0]])
+    options = {"sampling_ratio": sampling_ratio, "output_size": (7, 7)}
+    run_both([features], rois, **options)
+
+
+def test_huge_rois_whose_bins_share_many_cells():
+    """Coordinates that far away are 16 pixels apart, so that neighbouring bins overlap."""
+    features = random_features((1, 1, 67, 67), torch.float32, torch.channels_last)
+    low, high = -398244000.0, 33187024.0
+    rois = torch.tensor([[0, low, low, high, high]] * 3)
+    options = {"scales": (1.0,), "sampling_ratio": 0, "output_size": (13, 13)}
+    run_both([features], rois, with_torchvision=False, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -192,3 +214,16 @@ def test_nan_and_infinite_features(dtype):
     expected = raw(ops.roi_align(features, rois, (3, 2), 0.25, 2, True))
     assert expected.isnan().any() and expected.isinf().any()
     torch.testing.assert_close(output, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_sizes_that_no_grid_can_have_are_refused():
+    """A grid has at most 65,535 blocks in y and in z."""
+    one = {"heights": torch.tensor([1]), "widths": torch.tensor([1]), "channels": 1, "batch": 1}
+    one |= {"scales": torch.ones(1, dtype=torch.float64), "sampling_ratio": 2, "aligned": 1}
+    one |= {"rois": torch.zeros(1, 5), "channels_last": 0, "pooled_height": 1, "pooled_width": 1}
+    large = one | {"pooled_height": 4095, "pooled_width": 4097}
+    with pytest.raises(harness.HarnessError, match="more than 16776960 outputs for a RoI"):
+        harness.run("roi_align", features0=torch.zeros(1).half(), **large)
+    many = one | {"batch": 65_536}
+    with pytest.raises(harness.HarnessError, match="more than 65535 images"):
+        harness.run("roi_align", grad_output=torch.zeros(1).half(), **many)

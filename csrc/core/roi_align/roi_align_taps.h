@@ -45,12 +45,15 @@ struct Taps {
   }
 };
 
-// Samples follow each other along the axis, so neighbouring bins share two cells at most; and a sample reads
-// two.
-inline int64_t most_taps(int64_t pooled, int64_t sampling_ratio, int64_t size) {
-  const int64_t by_cells = size + 2 * pooled;
-  return sampling_ratio > 0 && 2 * sampling_ratio * pooled < by_cells ? 2 * sampling_ratio * pooled
-                                                                      : by_cells;
+// The most taps that an axis of `size` cells may have. A sample reads two cells. Samples follow each other,
+// so that neighbouring bins share but a few: two, or, in a RoI so huge that its borders are cells apart in
+// the type they are rounded to, up to some eight for each bin. Where samples run backwards, which needs
+// `aligned` and a fixed number of them, a cell may be the low one of some samples and then the high one of
+// others.
+inline int64_t most_taps(const RoiAlignArgs& args, int64_t pooled, int64_t size) {
+  const int64_t by_cells = size + 8 * pooled;
+  if (args.sampling_ratio <= 0) return by_cells;
+  return min((args.aligned ? 2 : 1) * by_cells, 2 * args.sampling_ratio * pooled);
 }
 
 template <typename C>
@@ -59,8 +62,8 @@ Taps<C> lay_out_taps(const RoiAlignArgs& args, WorkspaceCursor& cursor) {
   taps.pooled_height = int(args.pooled_height);
   taps.pooled_width = int(args.pooled_width);
   for (int level = 0; level < args.num_levels; ++level) {
-    const int64_t rows = most_taps(args.pooled_height, args.sampling_ratio, args.levels[level].height);
-    const int64_t columns = most_taps(args.pooled_width, args.sampling_ratio, args.levels[level].width);
+    const int64_t rows = most_taps(args, args.pooled_height, args.levels[level].height);
+    const int64_t columns = most_taps(args, args.pooled_width, args.levels[level].width);
     if (rows > taps.most_rows) taps.most_rows = rows;
     if (columns > taps.most_columns) taps.most_columns = columns;
   }
@@ -72,27 +75,31 @@ Taps<C> lay_out_taps(const RoiAlignArgs& args, WorkspaceCursor& cursor) {
   return taps;
 }
 
-// Adds up the samples of all bins of an axis.
+// Adds up the samples of all bins of an axis. Samples are in order, so a cell met before is one of the latest
+// two of its bin; those stay in registers, and memory is only written.
 template <typename C>
 __device__ void add_samples(const AlignAxis<C>& axis, int pooled, int64_t size, C scale,
                             const AxisTaps<C>& taps) {
   int at = 0;
   int32_t begin = int32_t(size), end = 0;
   for (int bin = 0; bin < pooled; ++bin) {
-    const int first = at;
-    taps.first[bin] = first;
+    taps.first[bin] = at;
+    int32_t latest = -1, older = -1;
+    C latest_weight = 0, older_weight = 0;
     const auto add = [&](int64_t where, C amount) {
-      // Samples are in order, so a cell met before is one of the latest two.
-      for (int k = at - 1; k >= first && k >= at - 2; --k) {
-        if (taps.cell[k] == where) {
-          taps.weight[k] += amount;
-          return;
-        }
+      const int32_t cell = int32_t(where);
+      if (cell == latest) {
+        taps.weight[at - 1] = latest_weight += amount;
+      } else if (cell == older) {
+        taps.weight[at - 2] = older_weight += amount;
+      } else {
+        older = latest;
+        older_weight = latest_weight;
+        latest = taps.cell[at] = cell;
+        latest_weight = taps.weight[at++] = amount;
+        begin = min(begin, cell);
+        end = max(end, cell + 1);
       }
-      taps.cell[at] = int32_t(where);
-      taps.weight[at++] = amount;
-      begin = min(begin, int32_t(where));
-      end = max(end, int32_t(where) + 1);
     };
     int64_t sample, last;
     align_sample_range(axis, bin, size, &sample, &last);
