@@ -25,6 +25,9 @@
 
 namespace fastrpn {
 
+// Blocks of a grid.
+constexpr int64_t kMaxGridX = (int64_t(1) << 31) - 1, kMaxGridYZ = 65535;
+
 // What the launches so far have come to, as launch functions report it.
 inline Status launch_status() {
   const cudaError_t error = cudaGetLastError();
@@ -51,6 +54,12 @@ Status dispatch(DType dtype, const Launch& launch) {
   }
   return "unknown dtype";
 }
+
+// `kCount` elements that are loaded and stored by one instruction.
+template <typename T, int kCount>
+struct alignas(kCount * sizeof(T)) Pack {
+  T values[kCount];
+};
 
 template <typename Integer>
 FASTRPN_HD Integer ceil_div(Integer a, Integer b) {

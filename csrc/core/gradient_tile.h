@@ -19,7 +19,9 @@ constexpr int kTileChannels = kTileBytes / (kTile * kTile * int(sizeof(C)));
 
 template <typename C>
 struct GradientTile {
-  C sums[kTile * kTile][kTileChannels<C>];
+  // A column more than there are channels: the threads that write NCHW read down a column, and would all
+  // meet in one bank of the memory.
+  C sums[kTile * kTile][kTileChannels<C> + 1];
   unsigned touching[kTileChannels<C> / 32];  // RoIs of this round, a bit each
 };
 
@@ -32,6 +34,14 @@ inline int64_t tiles_of(int64_t height, int64_t width) {
   return ceil_div(height, int64_t(kTile)) * ceil_div(width, int64_t(kTile));
 }
 
+// Why a backward of that size cannot be launched, or null. `tiles`: of an image, on all its levels.
+inline Status backward_limits(int64_t batch, int64_t channels, int64_t tiles) {
+  if (batch > kMaxGridYZ) return "more than 65535 images";
+  if (channels > kMaxGridYZ * kTileChannels<double>) return "more than 4194240 channels";
+  if (tiles > kMaxGridX) return "more than 2^37 cells of an image";
+  return nullptr;
+}
+
 // Called by a whole block: calls is_touching(n) once for every RoI, by some thread, and then, by every thread
 // with `is_busy` and in ascending order, add(n) for those that touch.
 template <typename C, typename IsTouching, typename Add>
@@ -40,6 +50,7 @@ __device__ __forceinline__ void for_touching_rois(GradientTile<C>& tile, int64_t
   constexpr int kRound = kTileChannels<C>;
   const int thread = threadIdx.x;
   for (int cell = 0; cell < kTile * kTile; ++cell) tile.sums[cell][thread] = C(0);
+  __syncthreads();  // other threads write the tile, even where there is no RoI
   for (int64_t first = 0; first < num_rois; first += kRound) {
     const int64_t mine = first + thread;
     const unsigned ballot = __ballot_sync(0xffffffffu, mine < num_rois && is_touching(mine));

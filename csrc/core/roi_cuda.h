@@ -28,10 +28,4 @@ __device__ __forceinline__ void load_roi(const void* rois, DType dtype, int64_t 
   }
 }
 
-// `kCount` elements that are loaded and stored by one instruction.
-template <typename T, int kCount>
-struct alignas(kCount * sizeof(T)) Pack {
-  T values[kCount];
-};
-
 }  // namespace fastrpn

@@ -111,6 +111,19 @@ def test_batch_index_out_of_range_gives_zeros():
     assert (outputs["argmax"][3 * 16 :] >= 0).any()
 
 
-def test_no_rois():
-    features = random_features((1, 4, 8, 8), torch.float32, torch.channels_last)
-    run_both(features, torch.zeros(0, 5), seeds=1)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_rois(layout):
+    features = random_features((1, 4, 8, 8), torch.float32, layout)
+    run_both(features, torch.zeros(0, 5), seeds=3)
+
+
+def test_sizes_that_no_grid_can_have_are_refused():
+    """A grid has at most 65,535 blocks in y and in z."""
+    one = {"height": 1, "width": 1, "channels": 1, "batch": 1, "spatial_scale": 1}
+    one |= {"rois": torch.zeros(1, 5), "channels_last": 0, "pooled_height": 1, "pooled_width": 1}
+    large = one | {"pooled_height": 4095, "pooled_width": 4097}
+    with pytest.raises(harness.HarnessError, match="more than 16776960 outputs for a RoI"):
+        harness.run("roi_pool", features=torch.zeros(1).half(), **large)
+    grad = {"grad_output": torch.zeros(1).half(), "argmax": torch.zeros(1, dtype=torch.int32)}
+    with pytest.raises(harness.HarnessError, match="more than 65535 images"):
+        harness.run("roi_pool", **grad, **one | {"batch": 65_536})

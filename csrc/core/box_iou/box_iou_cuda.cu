@@ -17,11 +17,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kRowsPerThread = 8;
 
-template <typename T, int kColumns>
-struct alignas(kColumns * sizeof(T)) Pack {
-  T values[kColumns];
-};
-
 // grid: x over rows, y over columns. block: x columns (in packs), y rows.
 template <typename T, int kColumns>
 __global__ void __launch_bounds__(kThreads) box_iou_kernel(const T* __restrict__ boxes1,  // [n, 4]

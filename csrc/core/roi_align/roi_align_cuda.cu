@@ -5,8 +5,7 @@
 //   bytes, neighbouring threads take neighbouring packs and a warp reads whole lines. NCHW: neighbouring
 //   threads take neighbouring bins of one channel. Cost: every cell of every bin's taps is read once.
 // backward: as core/gradient_tile.h says, over the tiles of all levels at once; a RoI gives a cell of the
-// tile
-//   the gradients of the bins that read it, times their weights.
+//   tile the gradients of the bins that read it, times their weights.
 //
 // Numerics: sums in float (float64: double), without FMA contraction, in the order of the cells, and
 // rounded once. Equal to the CPU kernels bit for bit; they differ from torchvision's, which adds sample by
@@ -60,6 +59,15 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiAlignArgs args, Ta
   static_cast<Pack<T, kPack>*>(args.output)[n * (packs * bins) + item] = output;
 }
 
+// Whether one of a bin's cells on an axis is in the tile that starts at `low`.
+template <typename C>
+__device__ __forceinline__ bool bin_touches_tile(const AxisTaps<C>& taps, int bin, int low) {
+  for (int k = taps.first[bin]; k < taps.first[bin + 1]; ++k) {
+    if (unsigned(taps.cell[k] - low) < unsigned(kTile)) return true;
+  }
+  return false;
+}
+
 // Where a level's tiles begin in the grid.
 struct Tiles {
   unsigned first[kMaxRoiLevels + 1];
@@ -89,14 +97,17 @@ __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
   };
   const auto add = [&](int64_t n) {
     const AxisTaps<C> rows = taps.rows(n), columns = taps.columns(n);
-    const T* grad = static_cast<const T*>(args.grad_output) + n * channels * bins +
-                    (kChannelsLast ? channel : channel * bins);
+    const T* grads = static_cast<const T*>(args.grad_output) + n * channels * bins +
+                     (kChannelsLast ? channel : channel * bins);
     for (int ph = 0; ph < taps.pooled_height; ++ph) {
-      for (int pw = 0; pw < taps.pooled_width; ++pw, grad += kChannelsLast ? channels : 1) {
+      if (!bin_touches_tile(rows, ph, tile_y)) continue;
+      for (int pw = 0; pw < taps.pooled_width; ++pw) {
+        if (!bin_touches_tile(columns, pw, tile_x)) continue;
+        const C grad = widen(grads[(ph * taps.pooled_width + pw) * (kChannelsLast ? channels : 1)]);
         for (int r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
           const int dy = rows.cell[r] - tile_y;
           if (unsigned(dy) >= unsigned(kTile)) continue;
-          const C weighted = widen(*grad) * rows.weight[r];
+          const C weighted = grad * rows.weight[r];
           for (int c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
             const int dx = columns.cell[c] - tile_x;
             if (unsigned(dx) >= unsigned(kTile)) continue;
@@ -155,7 +166,9 @@ size_t roi_align_workspace_bytes(const RoiAlignArgs& args) { return workspace_by
 Status roi_align_cuda(const RoiAlignArgs& args, void* workspace, Stream stream) {
   const int64_t roi_size = args.channels * args.pooled_height * args.pooled_width;
   if (args.num_rois * roi_size == 0) return nullptr;
-  if (roi_size >= int64_t(1) << 24) return "roi_align: 2^24 outputs or more for a RoI";
+  if (args.num_rois > kMaxGridX) return "roi_align: 2^31 RoIs or more";
+  if (ceil_div(roi_size, int64_t(kThreads)) > kMaxGridYZ)
+    return "roi_align: more than 16776960 outputs for a RoI";
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     constexpr int kPack = 16 / sizeof(T);
@@ -178,14 +191,21 @@ size_t roi_align_backward_workspace_bytes(const RoiAlignBackwardArgs& args) {
 }
 
 Status roi_align_backward_cuda(const RoiAlignBackwardArgs& args, void* workspace, Stream stream) {
-  if (args.forward.batch * args.forward.channels == 0) return nullptr;
-  return dispatch(args.forward.dtype, [&](auto tag) {
+  const RoiAlignArgs& forward = args.forward;
+  if (forward.batch * forward.channels == 0) return nullptr;
+  int64_t tiles = 0;
+  for (int level = 0; level < forward.num_levels; ++level) {
+    tiles += tiles_of(forward.levels[level].height, forward.levels[level].width);
+  }
+  const Status status = backward_limits(forward.batch, forward.channels, tiles);
+  if (status != nullptr) return status;
+  return dispatch(forward.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     WorkspaceCursor cursor(workspace);
-    const auto taps = lay_out_taps<compute_t<T>>(args.forward, cursor);
-    launch_taps(args.forward, taps, stream);
-    args.forward.channels_last ? launch_backward<T, true>(args, taps, stream)
-                               : launch_backward<T, false>(args, taps, stream);
+    const auto taps = lay_out_taps<compute_t<T>>(forward, cursor);
+    launch_taps(forward, taps, stream);
+    forward.channels_last ? launch_backward<T, true>(args, taps, stream)
+                          : launch_backward<T, false>(args, taps, stream);
     return launch_status();
   });
 }

@@ -112,14 +112,15 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiPoolArgs args, Pla
   const T* features = static_cast<const T*>(args.features) + channel * channel_stride;
   if (!empty) features += image * args.channels * args.height * args.width;
   for (int y = y_begin; y < y_end; ++y) {
-    int cell = y * int(args.width) + x_begin;
+    const T* row = features + y * args.width * cell_stride;
+    unsigned cell = unsigned(y) * unsigned(args.width) + unsigned(x_begin);  // fits where argmax is wanted
     for (int x = x_begin; x < x_end; ++x, ++cell) {
-      const auto pack = *reinterpret_cast<const Pack<T, kPack>*>(features + cell * cell_stride);
+      const auto pack = *reinterpret_cast<const Pack<T, kPack>*>(row + x * cell_stride);
       for (int k = 0; k < kPack; ++k) {
         const C value = widen(pack.values[k]);
         if (value > best[k]) {
           best[k] = value;
-          at[k] = cell;
+          at[k] = int32_t(cell);
         }
       }
     }
@@ -129,8 +130,12 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiPoolArgs args, Pla
   Pack<T, kPack> output;
   for (int k = 0; k < kPack; ++k) output.values[k] = narrow<T>(best[k]);
   static_cast<Pack<T, kPack>*>(args.output)[to] = output;
-  if (args.argmax != nullptr) {
-    for (int k = 0; k < kPack; ++k) args.argmax[to * kPack + k] = at[k];
+  if (args.argmax == nullptr) return;
+  constexpr int kStore = kPack < 4 ? kPack : 4;  // 16 bytes, where there are as many
+  for (int k = 0; k < kPack; k += kStore) {
+    Pack<int32_t, kStore> cells;
+    for (int i = 0; i < kStore; ++i) cells.values[i] = at[k + i];
+    *reinterpret_cast<Pack<int32_t, kStore>*>(args.argmax + to * kPack + k) = cells;
   }
 }
 
@@ -219,14 +224,17 @@ size_t roi_pool_workspace_bytes(const RoiPoolArgs& args) {
 Status roi_pool_cuda(const RoiPoolArgs& args, void* workspace, Stream stream) {
   const int64_t roi_size = args.channels * args.pooled_height * args.pooled_width;
   if (args.num_rois * roi_size == 0) return nullptr;
-  if (roi_size >= int64_t(1) << 24) return "roi_pool: 2^24 outputs or more for a RoI";
+  if (args.num_rois > kMaxGridX) return "roi_pool: 2^31 RoIs or more";
+  if (ceil_div(roi_size, int64_t(kThreads)) > kMaxGridYZ)
+    return "roi_pool: more than 16776960 outputs for a RoI";
   const Plan plan = launch_plan(args, workspace, stream);
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     constexpr int kPack = 16 / sizeof(T);
     if (!args.channels_last) {
       launch_forward<T, 1, false>(args, plan, stream);
-    } else if (args.channels % kPack == 0 && is_aligned(args.features) && is_aligned(args.output)) {
+    } else if (args.channels % kPack == 0 && is_aligned(args.features) && is_aligned(args.output) &&
+               is_aligned(args.argmax)) {
       launch_forward<T, kPack, true>(args, plan, stream);
     } else {
       launch_forward<T, 1, true>(args, plan, stream);
@@ -243,6 +251,8 @@ size_t roi_pool_backward_workspace_bytes(const RoiPoolBackwardArgs& args) {
 
 Status roi_pool_backward_cuda(const RoiPoolBackwardArgs& args, void* workspace, Stream stream) {
   if (args.batch * args.channels * args.height * args.width == 0) return nullptr;
+  const Status status = backward_limits(args.batch, args.channels, tiles_of(args.height, args.width));
+  if (status != nullptr) return status;
   const Plan plan = launch_plan(args, workspace, stream);
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
