@@ -51,6 +51,7 @@ MODEL = [  # field, paper, py-faster-rcnn
     ("rpn_post_nms_top_n_train", 2000, 2000),
     ("rpn_post_nms_top_n_test", 300, 300),
     ("rpn_min_size", 0, 16),
+    ("rpn_min_size_original", False, True),  # 16 * the image's scale
     # Fast R-CNN's regions, targets and layers.
     ("roi_op", "roi_pool", "roi_pool"),
     ("roi_size", 7, 7),

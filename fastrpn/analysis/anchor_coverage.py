@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from fastrpn.analysis.gradient_field import gradient_field
-from fastrpn.analysis.receptive_field import ReceptiveField, list_of_maps, receptive_field
+from fastrpn.analysis.receptive_field import ReceptiveField, receptive_field
 from fastrpn.models import AnchorGenerator, FasterRCNN, faster_rcnn
+from fastrpn.models.structures import list_of_maps
 
 __all__ = [
     "AnchorCoverage",
@@ -128,15 +129,8 @@ def report_receptive_field(name: str, **options: Any) -> ReceptiveFieldReport:
 
 def receptive_field_of_model(model: FasterRCNN, name: str = "model") -> ReceptiveFieldReport:
     """The report of a model, its own backbone and anchors included."""
-    config = model.config
     with torch.device("cpu"):  # the model may be without data
-        anchors = AnchorGenerator(
-            config.anchor_sizes,
-            config.anchor_ratios,
-            config.of_rpn(model.backbone.strides),
-            config.anchor_convention,
-            config.anchor_shapes,
-        )
+        anchors = AnchorGenerator.of(model.config, model.backbone.strides)
     backbone = RPNMaps(model)
     fields = receptive_field(backbone, model.rpn.head.conv)
     return ReceptiveFieldReport(

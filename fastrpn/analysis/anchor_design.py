@@ -14,6 +14,7 @@ from fastrpn.analysis.anchor_recall import best_anchor_iou, greedy_order, recall
 from fastrpn.analysis.dataset_boxes import dataset_boxes
 from fastrpn.analysis.kmeans_anchors import kmeans_anchors
 from fastrpn.models import AnchorGenerator, FasterRCNN, faster_rcnn
+from fastrpn.models.anchors import extents
 
 __all__ = ["AnchorDesign", "design_anchors"]
 
@@ -107,13 +108,8 @@ def design_anchors(
     test = train if validation is None else dataset_boxes(validation, config)
     sizes = train.boxes[:, 2:] - train.boxes[:, :2]
 
-    own = AnchorGenerator(
-        config.anchor_sizes,
-        config.anchor_ratios,
-        strides,
-        config.anchor_convention,
-        config.anchor_shapes,
-    ).cells
+    cells = AnchorGenerator.of(config, model.backbone.strides).cells
+    own = extents(cells, config.anchor_convention)
     k = k or own.shape[0] * own.shape[1]
     numbers = tuple(range(levels, max(largest, k) + 1, levels))
     shapes = {

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from fastrpn.analysis.receptive_field import FieldAxis, ReceptiveField, list_of_maps
+from fastrpn.analysis.receptive_field import FieldAxis, ReceptiveField
+from fastrpn.models.structures import list_of_maps
 
 __all__ = ["gradient_field"]
 

@@ -10,7 +10,6 @@ Distill, 2019). So any module works, whatever its control flow; no list of layer
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from fastrpn.models.structures import list_of_maps
 
 __all__ = ["FieldAxis", "ReceptiveField", "receptive_field"]
 
@@ -116,13 +117,6 @@ def receptive_field(
             head = copy.deepcopy(head).eval().to("meta")
             maps = [head(feature) for feature in maps]
     return [follow.field_of(feature) for feature in maps]
-
-
-def list_of_maps(features: Tensor | Mapping[str, Tensor] | list | tuple) -> list[Tensor]:
-    """A backbone's maps as a list, whichever of its ways of returning them it takes."""
-    if isinstance(features, Tensor):
-        return [features]
-    return list(features.values() if isinstance(features, Mapping) else features)
 
 
 class _FollowFields(TorchDispatchMode):

@@ -51,7 +51,7 @@ class GraphCache:
 
     def __call__(self, batch: ImageBatch) -> Detections:
         """Padded detections of a padded batch, as :meth:`FasterRCNN.detect` gives them."""
-        batch = ImageBatch(pad_to_multiple(batch.images, self.step), batch.sizes)
+        batch = batch._replace(images=pad_to_multiple(batch.images, self.step))
         key = (*batch.images.shape, _autocast_dtype())
         if key not in self._graphs:
             if len(self._graphs) == self.max_graphs:
@@ -115,7 +115,7 @@ def _autocast_without_cache() -> torch.autocast:
 @torch.no_grad()
 def _record(model: FasterRCNN, pool: tuple[int, int], batch: ImageBatch) -> Detect:
     """Records ``model.detect`` on copies of the batch; graphs of one pool share their memory."""
-    inputs = ImageBatch(*(x.clone() for x in batch))
+    inputs = ImageBatch(*(x if x is None else x.clone() for x in batch))
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream), _autocast_without_cache():
@@ -130,7 +130,8 @@ def _record(model: FasterRCNN, pool: tuple[int, int], batch: ImageBatch) -> Dete
 
     def replay(batch: ImageBatch, anchors: list[Tensor] = anchors) -> Detections:
         for to, new in zip(inputs, batch, strict=True):
-            to.copy_(new)
+            if to is not None:
+                to.copy_(new)
         graph.replay()
         return Detections(*(x.clone() for x in outputs))
 

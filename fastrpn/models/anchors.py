@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AnchorGenerator", "cell_anchors", "inside_image", "shape_anchors"]
+from fastrpn.models.config import ModelConfig
+
+__all__ = ["AnchorGenerator", "cell_anchors", "extents", "inside_image", "shape_anchors"]
 
 
 class AnchorGenerator(nn.Module):
@@ -49,6 +51,17 @@ class AnchorGenerator(nn.Module):
         self.per_position = len(cells[0])
         self.register_buffer("cells", torch.stack(cells), persistent=False)  # [L, n, 4]
         self._cache: dict[tuple, Tensor] = {}
+
+    @classmethod
+    def of(cls, config: ModelConfig, strides: Sequence[int]) -> AnchorGenerator:
+        """The anchors of a model whose maps, the finest first, have these strides."""
+        return cls(
+            config.anchor_sizes,
+            config.anchor_ratios,
+            config.of_rpn(strides),
+            config.anchor_convention,
+            config.anchor_shapes,
+        )
 
     def forward(
         self, grid_sizes: Sequence[tuple[int, int]], image_size: tuple[int, int] | None = None
@@ -148,6 +161,17 @@ def _py_faster_rcnn_anchors(sizes: Sequence[float], ratios: Sequence[float], str
                 + [centre + half_width, centre + half_height]
             )
     return torch.tensor(anchors, dtype=torch.float32)
+
+
+def extents(anchors: Tensor, convention: str) -> Tensor:
+    """What anchors [..., 4] cover, xyxy.
+
+    py-faster-rcnn's corners are pixels that both belong to the anchor: it ends one pixel further.
+    With that, widths, overlaps and "inside the image" are those of its "+1" and "x2 < width".
+    """
+    if convention != "py-faster-rcnn":
+        return anchors
+    return torch.cat([anchors[..., :2], anchors[..., 2:] + 1], dim=-1)
 
 
 def inside_image(anchors: Tensor, image_sizes: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class ModelConfig:
     rpn_post_nms_top_n_test: int = 300
     rpn_nms_threshold: float = 0.7
     rpn_min_size: float = 0.0
+    rpn_min_size_original: bool = False  # rpn_min_size counts pixels before the image is resized
 
     # Detection head on the regions (Fast R-CNN).
     roi_op: str = "roi_pool"
@@ -139,7 +140,8 @@ PY_FASTER_RCNN = ModelConfig(
     rpn_smooth_l1_beta=1 / 9,  # sigma = 3
     rpn_normalizer="sampled",
     rpn_box_weight=1.0,
-    rpn_min_size=16.0,  # there 16 pixels of the image before it is resized
+    rpn_min_size=16.0,
+    rpn_min_size_original=True,
     box_negative_iou=(0.1, 0.5),
 )
 

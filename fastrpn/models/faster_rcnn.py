@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,13 @@ from fastrpn.models import backbones
 from fastrpn.models.config import PRESETS, ModelConfig
 from fastrpn.models.roi_head import BoxHead, RoIHead
 from fastrpn.models.rpn import RegionProposalNetwork
-from fastrpn.models.structures import Detections, GroundTruth, ImageBatch, Proposals
+from fastrpn.models.structures import (
+    Detections,
+    GroundTruth,
+    ImageBatch,
+    Proposals,
+    list_of_maps,
+)
 from fastrpn.models.transform import ImageTransform, to_lists
 from fastrpn.models.validation import check_images, check_proposals, check_targets
 
@@ -115,10 +121,7 @@ class FasterRCNN(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The backbone's maps as a list, one for each level."""
-        features = self.backbone(images)
-        if isinstance(features, Tensor):
-            return [features]
-        return list(features.values() if isinstance(features, Mapping) else features)
+        return list_of_maps(self.backbone(images))
 
 
 def faster_rcnn(name: str, num_classes: int, preset: str | None = None, **overrides: Any):

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastrpn.models.anchors import AnchorGenerator, inside_image
+from fastrpn.models.anchors import AnchorGenerator, extents, inside_image
 from fastrpn.models.config import ModelConfig
 from fastrpn.models.losses import rpn_losses
 from fastrpn.models.sampling import sample
 from fastrpn.models.structures import GroundTruth, ImageBatch, Proposals, gather_rows
 from fastrpn.models.winograd import conv2d
-from fastrpn.ops import encode_boxes, generate_proposals, match_anchors
+from fastrpn.ops import decode_boxes, encode_boxes, generate_proposals, match_anchors
 
 __all__ = ["RPNHead", "RegionProposalNetwork"]
 
@@ -66,13 +66,7 @@ class RegionProposalNetwork(nn.Module):
     def __init__(self, in_channels: int, strides: Sequence[int], config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.anchors = AnchorGenerator(
-            config.anchor_sizes,
-            config.anchor_ratios,
-            config.of_rpn(strides),
-            config.anchor_convention,
-            config.anchor_shapes,
-        )
+        self.anchors = AnchorGenerator.of(config, strides)
         self.head = RPNHead(in_channels, self.anchors.per_position)
 
     def forward(
@@ -89,7 +83,7 @@ class RegionProposalNetwork(nn.Module):
             ground_truth: given in training; without it there are no losses.
         """
         objectness, deltas, anchors, grids = self.predict(features, batch)
-        proposals = self.propose(objectness, deltas, anchors, batch.sizes, grids)
+        proposals = self.propose(objectness, deltas, anchors, batch, grids)
         if ground_truth is None:
             return proposals, {}
         return proposals, self.losses(objectness, deltas, anchors, batch.sizes, ground_truth)
@@ -101,29 +95,35 @@ class RegionProposalNetwork(nn.Module):
         features = self.config.of_rpn(features)
         objectness, deltas = self.head(features)
         grids = [tuple(feature.shape[-2:]) for feature in features]
-        return objectness, deltas, self.anchors(grids, tuple(batch.images.shape[-2:])), grids
+        anchors = self.anchors(grids, tuple(batch.images.shape[-2:]))
+        return objectness, deltas, extents(anchors, self.config.anchor_convention), grids
 
     def propose(
         self,
         objectness: Tensor,
         deltas: Tensor,
         anchors: Tensor,
-        image_sizes: Tensor,
+        batch: ImageBatch,
         grids: Sequence[tuple[int, int]],
     ) -> Proposals:
         """Decoded, clipped and suppressed anchors; no gradient flows through their coordinates."""
         config = self.config
+        objectness, deltas = objectness.detach(), deltas.detach()
+        if config.rpn_min_size_original and batch.scales is not None:
+            objectness, deltas = _without_small(
+                objectness, deltas, anchors, batch, config.rpn_min_size
+            )
         mode = "train" if self.training else "test"
         return Proposals(
             *generate_proposals(
-                objectness.detach(),
-                deltas.detach(),
+                objectness,
+                deltas,
                 anchors,
-                image_sizes,
+                batch.sizes,
                 pre_nms_top_n=getattr(config, f"rpn_pre_nms_top_n_{mode}"),
                 post_nms_top_n=getattr(config, f"rpn_post_nms_top_n_{mode}"),
                 nms_threshold=config.rpn_nms_threshold,
-                min_size=config.rpn_min_size,
+                min_size=0.0 if config.rpn_min_size_original else config.rpn_min_size,
                 anchors_per_level=[rows * cols * self.anchors.per_position for rows, cols in grids],
             )
         )
@@ -177,3 +177,21 @@ class RegionProposalNetwork(nn.Module):
             box_weight=config.rpn_box_weight,
         )
         return {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_box}
+
+
+def _without_small(
+    objectness: Tensor, deltas: Tensor, anchors: Tensor, batch: ImageBatch, min_size: float
+) -> tuple[Tensor, Tensor]:
+    """Takes boxes out that are narrower or lower than ``min_size`` pixels of the original images.
+
+    As in py-faster-rcnn before the best are chosen: -inf comes last, and a box of NaNs is dropped.
+    """
+    boxes = decode_boxes(deltas, anchors)
+    limit = batch.sizes.flip(1).repeat(1, 2)[:, None]  # (width, height) twice
+    boxes = torch.minimum(boxes.clamp(min=0), limit)
+    shortest = (boxes[..., 2:] - boxes[..., :2]).amin(dim=2)
+    small = shortest < min_size * batch.scales[:, None]
+    return (
+        objectness.masked_fill(small, -torch.inf),
+        deltas.masked_fill(small[:, :, None], torch.nan),
+    )

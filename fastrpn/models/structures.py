@@ -7,12 +7,14 @@ resized image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Detections", "GroundTruth", "ImageBatch", "Proposals", "gather_rows", "row_mask"]
+__all__ = ["Detections", "GroundTruth", "ImageBatch", "Proposals"]
+__all__ += ["gather_rows", "list_of_maps", "row_mask"]
 
 
 class ImageBatch(NamedTuple):
@@ -20,6 +22,7 @@ class ImageBatch(NamedTuple):
 
     images: Tensor  # [B, 3, H, W]
     sizes: Tensor  # [B, 2] int64, (height, width) of each image without its padding
+    scales: Tensor | None = None  # [B] float32, by what factor each was resized; None: not known
 
 
 class GroundTruth(NamedTuple):
@@ -45,6 +48,13 @@ class Detections(NamedTuple):
     scores: Tensor  # [B, D] float32
     labels: Tensor  # [B, D] int64
     counts: Tensor  # [B] int64
+
+
+def list_of_maps(features: Tensor | Mapping[str, Tensor] | list | tuple) -> list[Tensor]:
+    """A backbone's maps as a list, whichever of its ways of returning them it takes."""
+    if isinstance(features, Tensor):
+        return [features]
+    return list(features.values() if isinstance(features, Mapping) else features)
 
 
 def row_mask(counts: Tensor, rows: int) -> Tensor:

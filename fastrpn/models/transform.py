@@ -25,6 +25,7 @@ class ImageTransform(nn.Module):
         self.resizes_training_images = True  # False: the loader gives them their size
         self.divisible = config.size_divisible
         self.bgr = config.bgr
+        self.tells_scales = config.rpn_min_size_original
         self.register_buffer("mean", torch.tensor(config.image_mean).view(3, 1, 1), False)
         self.register_buffer("std", torch.tensor(config.image_std).view(3, 1, 1), False)
 
@@ -48,7 +49,11 @@ class ImageTransform(nn.Module):
         ).contiguous(memory_format=memory_format)
         for row, image in zip(batch, resized, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = image
-        return ImageBatch(batch, _image_sizes(resized, batch.device))
+        sizes = _image_sizes(resized, batch.device)
+        scales = None
+        if self.tells_scales:
+            scales = (sizes / _image_sizes(images, batch.device)).mean(1)
+        return ImageBatch(batch, sizes, scales)
 
     def ground_truth(
         self, targets: Sequence[dict[str, Tensor]], images: Sequence[Tensor], batch: ImageBatch

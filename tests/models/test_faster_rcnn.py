@@ -218,10 +218,10 @@ def test_detection_exports_and_computes_the_same(model):
     batch, _ = padded_batch()
     model.eval()
     model.roi_head.config = model.config.override(box_score_threshold=0.2)
-    program = torch.export.export(Detect(model), tuple(batch), strict=False)
+    program = torch.export.export(Detect(model), tuple(batch[:2]), strict=False)
     other = ImageBatch(torch.rand(2, 3, 64, 96), torch.tensor([[50, 90], [64, 96]]))
     with torch.no_grad():
-        for ours, exported in zip(model.detect(other), program.module()(*other), strict=True):
+        for ours, exported in zip(model.detect(other), program.module()(*other[:2]), strict=True):
             assert torch.equal(ours, exported)
 
 
