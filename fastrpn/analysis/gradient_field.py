@@ -68,7 +68,9 @@ def _measure(run: Callable[[Tensor], Tensor], dim: int, strip: int, period: int)
         image = torch.ones(shape, dtype=torch.float64, requires_grad=True)
         others = [d for d in range(4) if d != dim]
         profile = run(image).sum(others)  # one value a position
-        stride, middle = length / len(profile), len(profile) // 2
+        with torch.no_grad():  # a grid may have more positions than length / stride: poolings pad
+            positions_of_twice = run(torch.cat([image, image], dim)).shape[dim]
+        stride, middle = length / (positions_of_twice - len(profile)), len(profile) // 2
         starts, stops = [], []
         for position in range(middle, middle + period):
             (gradient,) = torch.autograd.grad(profile[position], image, retain_graph=True)

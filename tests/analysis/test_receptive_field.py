@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastrpn.analysis import anchor_coverage, gradient_field, receptive_field
-from fastrpn.analysis.anchor_coverage import RPNMaps, report_receptive_field
+from fastrpn.analysis.anchor_coverage import RPNMaps, measured_fields, report_receptive_field
 from fastrpn.models import faster_rcnn
 from fastrpn.models.backbones import VGG16
 
@@ -25,19 +25,15 @@ def test_vgg16_with_the_rpn_by_arithmetic_and_by_gradient():
     assert field == gradient_field(VGG16(), head, strip=16)
 
 
-def test_zf_with_the_rpn_sees_171_pixels():
-    """Faster R-CNN, section 3.1: "171 and 228 pixels for ZF and VGG, respectively"."""
-    zf = nn.Sequential(
-        nn.Conv2d(3, 8, 7, 2, 3),
-        nn.MaxPool2d(3, 2, 1),
-        nn.Conv2d(8, 8, 5, 2, 2),
-        nn.MaxPool2d(3, 2, 1),
-        *(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)),
-    )
-    head = nn.Conv2d(8, 8, 3, padding=1)
-    assert receptive_field(zf)[0].stride == (16, 16)
-    assert receptive_field(zf, head)[0].size == (171, 171)
-    assert receptive_field(zf, head)[0] == gradient_field(zf, head)
+def test_zf_by_arithmetic_and_by_gradient():
+    """conv1 to conv5 alone give the 171 of the paper's section 3.1; the two normalisations over 3x3
+    positions, behind strides 2 and 8, add 2 * 2 and 2 * 8."""
+    report = report_receptive_field("zf")
+    assert [field.size for field in (*report.backbone, *report.rpn)] == [(159, 159), (191, 191)]
+    assert measured_fields("zf") == report.rpn
+    zf = faster_rcnn("zf", 2).backbone
+    zf.norm = nn.Identity()
+    assert receptive_field(zf, nn.Conv2d(256, 8, 3, padding=1))[0].size == (171, 171)
 
 
 class TinyPyramid(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["VGG16"]
@@ -42,9 +41,3 @@ class VGG16(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, 512, H // 16, W // 16]."""
         return self.features(images)
-
-    def load_imagenet(self, state_dict: dict[str, Tensor]) -> None:
-        """Loads the convolutions of a torchvision ``vgg16`` state dict."""
-        features = {k: v for k, v in state_dict.items() if k.startswith("features.")}
-        with torch.no_grad():
-            self.load_state_dict(features)
