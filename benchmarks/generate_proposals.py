@@ -1,5 +1,8 @@
 """generate_proposals against the same stage of torchvision's region proposal network."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.rpn import RegionProposalNetwork
@@ -29,35 +32,40 @@ def equal(ours: tuple, theirs: tuple) -> bool:
     return True
 
 
+def candidates(
+    levels: list[tuple], batch: int, before: int, after: int, image_size: tuple[int, int]
+) -> dict[str, Callable]:
+    """The whole stage, from the head's outputs to proposals."""
+    grids = [anchor_grid(*level) for level in levels]
+    anchors, sizes = torch.cat(grids), [len(grid) for grid in grids]
+    objectness, deltas = head_outputs(anchors, batch, seed=0)
+    ours = partial(
+        ops.generate_proposals,
+        objectness,
+        deltas,
+        anchors,
+        torch.tensor([image_size] * batch),
+        pre_nms_top_n=before,
+        post_nms_top_n=after,
+        nms_threshold=0.7,
+        min_size=1e-3,
+        anchors_per_level=sizes,
+    )
+    theirs = torchvision_stage(objectness, deltas, anchors, sizes, before, after, image_size)
+    return {"fastrpn": ours, "torchvision": theirs}
+
+
 def run(quick: bool = False) -> list[Measurement]:
     """One row for each case."""
     rows = []
     for name, levels, batch, before, after in CASES:
-        grids = [anchor_grid(*level) for level in levels]
-        anchors, sizes = torch.cat(grids), [len(grid) for grid in grids]
-        objectness, deltas = head_outputs(anchors, batch, seed=0)
-        candidates = {
-            "fastrpn": lambda o=objectness, d=deltas, a=anchors, s=sizes, n=before, k=after: (
-                ops.generate_proposals(
-                    o,
-                    d,
-                    a,
-                    torch.tensor([IMAGE_SIZE] * len(o)),
-                    pre_nms_top_n=n,
-                    post_nms_top_n=k,
-                    nms_threshold=0.7,
-                    min_size=1e-3,
-                    anchors_per_level=s,
-                )
-            ),
-            "torchvision": torchvision_stage(objectness, deltas, anchors, sizes, before, after),
-        }
+        count = sum(3 * height * width * len(sizes) for height, width, _, sizes in levels)
         rows.append(
             measure(
                 "generate_proposals",
-                f"{name}: {batch} x {len(anchors):,} -> {before:,} -> {after:,}",
-                batch * len(anchors),
-                candidates,
+                f"{name}: {batch} x {count:,} -> {before:,} -> {after:,}",
+                batch * count,
+                candidates(levels, batch, before, after, IMAGE_SIZE),
                 equal=equal,
                 seconds=0.5 if quick else 3.0,
                 min_runs=3 if quick else 5,
@@ -66,7 +74,7 @@ def run(quick: bool = False) -> list[Measurement]:
     return rows
 
 
-def torchvision_stage(objectness, deltas, anchors, sizes, before: int, after: int):
+def torchvision_stage(objectness, deltas, anchors, sizes, before, after, image_size=IMAGE_SIZE):
     """Decoding and `filter_proposals` as `RegionProposalNetwork.forward` calls them."""
     rpn = RegionProposalNetwork(
         None, None, 0.7, 0.3, 256, 0.5,
@@ -77,6 +85,6 @@ def torchvision_stage(objectness, deltas, anchors, sizes, before: int, after: in
 
     def stage():
         boxes = coder.decode(deltas.reshape(-1, 4), [anchors] * batch).view(batch, -1, 4)
-        return rpn.filter_proposals(boxes, objectness, [IMAGE_SIZE] * batch, sizes)
+        return rpn.filter_proposals(boxes, objectness, [image_size] * batch, sizes)
 
     return stage

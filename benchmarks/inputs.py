@@ -65,8 +65,9 @@ def clustered_boxes(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     boxes, _ = dense_boxes(max(n // 100, 1), seed, extent=40.0 * n**0.5)
     copies = torch.randint(0, len(boxes), (n,), generator=generator)
-    jitter = 8 * torch.randn(n, 4, generator=generator)
-    return boxes[copies] + jitter, torch.rand(n, generator=generator)
+    boxes = boxes[copies] + 8 * torch.randn(n, 4, generator=generator)
+    boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)  # lsnms refuses an empty box
+    return boxes, torch.rand(n, generator=generator)
 
 
 def copies_of_one_box(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -81,33 +82,41 @@ def growth_chart(scans: list[dict], path: Path, title: str) -> Path:
     return _save(figure, path)
 
 
-def regime_chart(rows: list[dict], path: Path, title: str) -> Path:
-    """Speed-up of nms over torchvision in every regime; a loss would be red."""
-    thresholds = sorted({m["notes"]["threshold"] for m in rows})
+def regime_chart(
+    rows: list[dict],
+    row_of: Callable[[dict], str],
+    column_of: Callable[[dict], float],
+    path: Path,
+    title: str,
+    xlabel: str,
+) -> Path:
+    """Gain over torchvision in every regime, a panel for each number of threads.
+
+    A loss would be red; grey are our milliseconds where torchvision did not run.
+    """
+    columns = sorted({column_of(m) for m in rows})
     threads = sorted({m["notes"]["threads"] for m in rows})
-    kinds = list(dict.fromkeys((m["notes"]["regime"], m["size"]) for m in rows))
+    kinds = list(dict.fromkeys(row_of(m) for m in rows))
     figure, panels = plt.subplots(
         1, len(threads), figsize=(5.2 * len(threads), 0.27 * len(kinds) + 1.6), sharey=True
     )
-    colours = plt.get_cmap("RdYlGn").with_extremes()
+    colours = plt.get_cmap("RdYlGn").with_extremes(bad="#dddddd")
     scale = matplotlib.colors.SymLogNorm(1, vmin=-1000, vmax=1000)
     for axes, count in zip(np.atleast_1d(panels), threads, strict=True):
-        cells = {
-            ((m["notes"]["regime"], m["size"]), m["notes"]["threshold"]): m["speedup"][
-                "torchvision"
-            ]
-            for m in rows
-            if m["notes"]["threads"] == count
-        }
-        gain = np.array([[cells[kind, threshold] for threshold in thresholds] for kind in kinds])
-        signed = np.where(gain >= 1, gain - 1, 1 - 1 / gain)  # as far below parity as above it
-        axes.imshow(signed, cmap=colours, norm=scale, aspect="auto")
-        for (y, x), value in np.ndenumerate(gain):
-            label = f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+        signed = np.full((len(kinds), len(columns)), np.nan)
+        for m in (m for m in rows if m["notes"]["threads"] == count):
+            y, x = kinds.index(row_of(m)), columns.index(column_of(m))
+            gain = m["speedup"].get("torchvision")
+            if gain is None:
+                label = f"{m['milliseconds']['fastrpn']:.3g} ms"
+            else:
+                signed[y, x] = gain - 1 if gain >= 1 else 1 - 1 / gain  # below as far as above
+                label = f"{gain:,.0f}" if gain >= 10 else f"{gain:.1f}"
             axes.text(x, y, label, ha="center", va="center", fontsize=7)
-        axes.set_xticks(range(len(thresholds)), thresholds)
-        axes.set_yticks(range(len(kinds)), [f"{name}, {n:,}" for name, n in kinds], fontsize=8)
-        axes.set_xlabel("IoU threshold")
+        axes.imshow(signed, cmap=colours, norm=scale, aspect="auto")
+        axes.set_xticks(range(len(columns)), [f"{column:,}" for column in columns], fontsize=8)
+        axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
+        axes.set_xlabel(xlabel)
         axes.set_title(f"threads: {count}", fontsize=9)
     figure.suptitle(title, fontsize=10)
     return _save(figure, path)
@@ -143,15 +152,37 @@ def draw_scan(results_file: Path) -> list[Path]:
     """The charts of benchmarks.scan, beside its result file."""
     results = json.loads(results_file.read_text())
     folder = results_file.parent
-    is_nms = [scan["title"].startswith("nms") for scan in results["growth"]]
+    is_nms = [scan["title"].startswith("nms,") for scan in results["growth"]]
     pictures = []
     for name, wanted in (("growth_nms.png", True), ("growth_others.png", False)):
         chosen = [
             scan for scan, nms in zip(results["growth"], is_nms, strict=True) if nms == wanted
         ]
         pictures.append(growth_chart(chosen, folder / name, heading(results)))
-    title = "nms: times faster than torchvision\n" + heading(results).split("\n")[0]
-    return [*pictures, regime_chart(results["regimes"], folder / "regimes.png", title)]
+    nms = "nms: times faster than torchvision\n" + heading(results)
+    pictures.append(
+        regime_chart(
+            results["regimes"],
+            lambda m: f"{m['notes']['regime']}, {m['size']:,}",
+            lambda m: m["notes"]["threshold"],
+            folder / "regimes.png",
+            nms,
+            "IoU threshold",
+        )
+    )
+    if others := [m for m in results.get("other regimes", []) if _is_power_of_ten(m["size"])]:
+        path = folder / "regimes_others.png"
+        columns = "times faster than torchvision; boxes, anchors or RoIs"
+        pictures.append(
+            regime_chart(
+                others, lambda m: m["op"], lambda m: m["size"], path, heading(results), columns
+            )
+        )
+    return pictures
+
+
+def _is_power_of_ten(number: int) -> bool:
+    return str(number).strip("0") == "1"
 
 
 def _save(figure: plt.Figure, path: Path) -> Path:

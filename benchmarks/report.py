@@ -1,7 +1,7 @@
 """Result files as Markdown: `python -m benchmarks.report FOLDER [DOCUMENT.md]`.
 
-Prints what the folder's results.json and scan.json say, or puts it between the two marks of the
-document: the targets, the drop-in, where a peer is faster, how cost grows.
+Prints what the folder's JSON files say, or puts it between the two marks of the document: the
+targets, the drop-in, where a peer is faster, how cost grows.
 """
 
 import json
@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.targets import TARGETS
+from benchmarks.timing import NOISY, WATCHED
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+DEVIATION = 0.15  # of a slope from the predicted one; greater ones are explained
 NO_PEERS = {"fill", "reference", "fastrpn", "fastrpn nms", "fastrpn.numpy"}
 
 
@@ -54,54 +56,149 @@ def drop_in_table(measurements: list[dict]) -> str:
     return table(header, cells)
 
 
-def loss_table(measurements: list[dict]) -> str:
+def fill_table(measurements: list[dict]) -> str:
+    cells = []
+    for m in (m for m in measurements if "fill" in m["milliseconds"]):
+        ours, fill = m["milliseconds"]["fastrpn"], m["milliseconds"]["fill"]
+        share = m["notes"].get("share of fill speed", fill / ours)
+        cells.append([m["op"], m["work"], number(ours), number(fill), f"{share:.2f}"])
+    return table(["op", "work", "our ms", "fill, ms", "share of fill speed"], cells)
+
+
+def scanned_rows(scan: dict) -> list[dict]:
+    """The rows of all scans, as those of results.json; `work` is what they have in common."""
+    rows = [m | {"work": m["notes"].get("regime", "")} for m in scan["regimes"] if m]
+    for m in scan.get("other regimes", []):
+        op, _, work = m["op"].partition(", ")
+        rows.append(m | {"op": op, "work": work})
+    for growth in scan["growth"]:
+        op, _, work = growth["title"].partition(", ")
+        by_size: dict[int, dict[str, float]] = {}
+        for library, points in growth["milliseconds"].items():
+            for size, milliseconds in points:
+                by_size.setdefault(size, {})[library] = milliseconds
+        rows += [
+            {"op": op, "work": work, "size": size, "milliseconds": milliseconds}
+            for size, milliseconds in by_size.items()
+        ]
+    return rows
+
+
+def loss_table(measurements: list[dict], scanned: list[dict]) -> str:
+    """A row for each work of results.json, then one for each input that was scanned."""
     cells = [
-        [m["op"], m["work"], name, number(milliseconds), number(m["milliseconds"]["fastrpn"])]
+        [m["op"], m["work"], "", name, number(milliseconds), number(m["milliseconds"]["fastrpn"])]
         for m in measurements
-        for name, milliseconds in m["milliseconds"].items()
-        if name not in NO_PEERS and milliseconds < m["milliseconds"]["fastrpn"]
+        for name, milliseconds in faster_peers(m).items()
     ]
-    return table(["op", "work", "peer", "its ms", "our ms"], cells) if cells else "Nowhere."
+    lost: dict[tuple[str, str, str], dict[int, tuple[float, float]]] = {}
+    for m in scanned:
+        for name, milliseconds in faster_peers(m).items():
+            pair = milliseconds, m["milliseconds"]["fastrpn"]
+            at_size = lost.setdefault((m["op"], m["work"], name), {})
+            at_size[m["size"]] = min(pair, at_size.get(m["size"], pair), key=ratio)
+    for (op, work, name), by_size in lost.items():
+        theirs, ours = min(by_size.values(), key=ratio)
+        sizes = ", ".join(f"{size:,}" for size in sorted(by_size))
+        cells.append([op, work, sizes, name, number(theirs), number(ours)])
+    header = ["op", "work", "scanned sizes", "peer", "its ms", "our ms"]
+    return table(header, cells) if cells else "Nowhere."
+
+
+def faster_peers(m: dict) -> dict[str, float]:
+    ours = m["milliseconds"]["fastrpn"]
+    return {k: ms for k, ms in m["milliseconds"].items() if k not in NO_PEERS and ms < ours}
+
+
+def ratio(pair: tuple[float, float]) -> float:
+    return pair[0] / pair[1]
 
 
 def growth_table(growth: list[dict]) -> str:
+    """Slopes beside the predicted one, and a sentence for each that differs."""
     libraries = list(dict.fromkeys(name for scan in growth for name in scan["slopes"]))
     libraries = [name for name in libraries if name != "fill"]
-    cells = []
+    cells, sentences = [], []
     for scan in growth:
         largest = scan["milliseconds"]["fastrpn"][-1]
+        predicted, measured = scan.get("predicted"), scan["slopes"].get("fastrpn")
         slopes = [number(scan["slopes"].get(name)) for name in libraries]
-        cells.append([scan["title"], *slopes, f"{largest[0]:,}: {number(largest[1])} ms"])
-    return table(["op", *libraries, "our largest"], cells)
+        size_and_ms = f"{largest[0]:,}: {number(largest[1])} ms"
+        cells.append([scan["title"], number(predicted), *slopes, size_and_ms])
+        if predicted and measured and abs(measured - predicted) > DEVIATION:
+            sentences.append(
+                f"- {scan['title']}: {measured:g} instead of {predicted:g}; {scan['why']}."
+            )
+    found = table(["op", "predicted", *libraries, "our largest"], cells)
+    return found + ("\n\n" + "\n".join(sentences) if sentences else "")
+
+
+def padded_table(padded: dict) -> str:
+    wanted = list(padded["rows"][0]["gains"])
+    cells = [
+        [row["scene"], f"{row['kept']:,}", f"{row['rank of the last']:,}"]
+        + [f"{row['gains'][k]:.1f}×" for k in wanted]
+        for row in padded["rows"]
+    ]
+    last = f"rank of the {int(wanted[-1]):,}th"
+    return table(["boxes", "kept of all", last, *(f"first {int(k):,}" for k in wanted)], cells)
+
+
+def noisy_rows(measurements: list[dict]) -> str:
+    """What was measured again, and what stayed noisy."""
+    again = [m for m in measurements if "measured again" in m["notes"]]
+    left = [
+        f"{m['op']} {m['work']}"
+        for m in measurements
+        if max(m["spread"].get(name, 0) for name in WATCHED) > NOISY
+    ]
+    return (
+        f"{len(again)} of {len(measurements)} rows were measured again for their spread; "
+        f"still above {NOISY}: {'; '.join(left) or 'none'}."
+    )
+
+
+def scan_parts(scan: dict) -> list[str]:
+    slower, others = scan["slower than torchvision"], len(scan.get("other regimes", []))
+    counted = f"{len(scan['regimes'])} regimes of nms" + (f" and {others} of others" * bool(others))
+    return [
+        "### How cost grows",
+        "Slopes on log-log axes over the largest inputs, medians of the slopes between any two of "
+        "them (– where fewer than three runs took 0.1 ms).",
+        growth_table(scan["growth"]),
+        f"Of {counted}, slower than torchvision: {', '.join(slower) or 'none'}.",
+    ]
 
 
 def markdown(folder: Path) -> str:
     """Everything that the folder's files say."""
-    results = json.loads((folder / "results.json").read_text())
+    results = read(folder, "results.json")
+    scan, padded = read(folder, "scan.json"), read(folder, "padded_inputs.json")
     measurements = results["measurements"]
     versions = ", ".join(f"{name} {v}" for name, v in results["versions"].items() if v)
     machine = f"{results['cpu']}, {results['threads']} threads, {results['simd_level']}"
+    when = f"; commit {results['commit']}, {results['date']}" if "commit" in results else ""
     parts = [
-        f"{machine}; {versions}.",
+        f"{machine}; {versions}{when}.",
         target_table(measurements),
+        noisy_rows(measurements),
         "### Drop-in",
         drop_in_table(measurements),
+        "### Beside the speed of filling a fresh output",
+        fill_table(measurements),
         "### Where a peer is faster",
-        loss_table(measurements),
+        "Of several scanned sizes, the times are those where it leads most.",
+        loss_table(measurements, scanned_rows(scan) if scan else []),
     ]
-    scan_file = folder / "scan.json"
-    if scan_file.exists():
-        scan = json.loads(scan_file.read_text())
-        slower = scan["slower than torchvision"]
-        parts += [
-            "### How cost grows",
-            "Slopes on log-log axes over the largest inputs (– where no run took 0.1 ms).",
-            growth_table(scan["growth"]),
-            f"Of {len(scan['regimes'])} regimes of nms, slower than torchvision: "
-            + (", ".join(slower) if slower else "none")
-            + ".",
-        ]
-    return "\n\n".join(parts)
+    if padded:
+        parts += [f"### nms_padded, {padded['boxes']:,} boxes @0.7", padded_table(padded)]
+    return "\n\n".join(parts + (scan_parts(scan) if scan else []))
+
+
+def read(folder: Path, name: str) -> dict:
+    """A result file; nothing where it is missing."""
+    path = folder / name
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def write(folder: Path, document: Path) -> None:

@@ -4,6 +4,7 @@ And MultiScaleRoIAlign at the sizes of torchvision's detectors: an 800 x 1088 im
 256 channels, 7 x 7 bins for boxes (1,000 proposals in a test, 512 in training), 14 x 14 for masks.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -18,7 +19,7 @@ IMAGE = (800, 1088)
 PYRAMIDS = [(1_000, 7), (512, 7), (100, 14)]  # RoIs, bins each way
 
 
-def pyramid(count: int, bins: int, channels_last: bool) -> Measurement:
+def pyramid_candidates(count: int, bins: int, channels_last: bool) -> dict[str, Callable]:
     """MultiScaleRoIAlign on the levels of a feature pyramid network."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
@@ -33,13 +34,17 @@ def pyramid(count: int, bins: int, channels_last: bool) -> Measurement:
     def candidate(module: type[torch.nn.Module]):
         return partial(module(list(maps), bins, SAMPLES), maps, boxes, [IMAGE])
 
-    candidates = {
+    return {
         "fastrpn": candidate(MultiScaleRoIAlign),
         "torchvision": candidate(torchvision.ops.MultiScaleRoIAlign),
+        "fill": lambda: torch.empty(count, 256, bins, bins).fill_(1.0),
     }
+
+
+def pyramid(count: int, bins: int, channels_last: bool) -> Measurement:
+    found = pyramid_candidates(count, bins, channels_last)
     work = f"pyramid, {count:,} RoIs, {bins} x {bins}, {layout_name(channels_last)}"
-    with torch.no_grad():
-        return measure("MultiScaleRoIAlign", work, count, candidates, equal=partial(close, 1e-5))
+    return measure("MultiScaleRoIAlign", work, count, found, equal=partial(close, 1e-5))
 
 
 def close(tolerance: float, a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -14,6 +14,7 @@ from benchmarks.timing import Measurement, measure
 CHANNELS, HEIGHT, WIDTH, STRIDE = 512, 38, 50, 16
 OUTPUT = 7
 SCALE = 1 / STRIDE
+COUNTS = (128, 300, 2_000)  # RoIs; with backward: the first
 
 Operator = Callable[[Tensor, Tensor], Tensor]
 
@@ -47,24 +48,21 @@ def fresh_output(count: int) -> Tensor:
     return torch.empty(count, CHANNELS, OUTPUT, OUTPUT).fill_(1.0)
 
 
-def forward(
-    op: str, count: int, ours: Operator, theirs: Operator, equal, channels_last: bool = False
-) -> Measurement:
+def forward_candidates(
+    count: int, ours: Operator, theirs: Operator, channels_last: bool = False
+) -> dict[str, Callable]:
     """Forward of one map; `fill` is the time to write a fresh output."""
     features, rois = feature_map(channels_last), rpn_like_rois(count)
-    work = f"{count:,} RoIs, {layout_name(channels_last)}"
-    candidates = {
+    return {
         "fastrpn": lambda: ours(features, rois),
         "torchvision": lambda: theirs(features, rois),
         "fill": lambda: fresh_output(count),
     }
-    with torch.no_grad():
-        return measure(op, work, count, candidates, equal=equal)
 
 
-def forward_backward(
-    op: str, count: int, ours: Operator, theirs: Operator, equal, channels_last: bool
-) -> Measurement:
+def backward_candidates(
+    count: int, ours: Operator, theirs: Operator, channels_last: bool = False
+) -> dict[str, Callable]:
     """Forward and the gradient of the features, which has their layout."""
     features, rois = feature_map(channels_last).requires_grad_(), rpn_like_rois(count)
     weight = torch.randn(
@@ -76,19 +74,20 @@ def forward_backward(
     def step(operator: Operator) -> Tensor:
         return torch.autograd.grad(operator(features, rois), features, weight)[0]
 
-    candidates = {"fastrpn": lambda: step(ours), "torchvision": lambda: step(theirs)}
-    work = f"{count:,} RoIs, with backward, {layout_name(channels_last)}"
-    return measure(op, work, count, candidates, equal=equal)
+    return {"fastrpn": lambda: step(ours), "torchvision": lambda: step(theirs)}
 
 
 def all_works(
     op: str, ours: Operator, theirs: Operator, equal, equal_gradient, quick: bool
 ) -> list[Measurement]:
     """The rows of both benchmarks: forward, and with backward, in both layouts."""
-    counts = [300] if quick else [128, 300, 2000]
     rows = []
     for channels_last in (False, True):
-        for count in counts:
-            rows.append(forward(op, count, ours, theirs, equal, channels_last))
-        rows.append(forward_backward(op, 128, ours, theirs, equal_gradient, channels_last))
+        layout = layout_name(channels_last)
+        for count in COUNTS[1:2] if quick else COUNTS:
+            found = forward_candidates(count, ours, theirs, channels_last)
+            rows.append(measure(op, f"{count:,} RoIs, {layout}", count, found, equal=equal))
+        found = backward_candidates(COUNTS[0], ours, theirs, channels_last)
+        work = f"{COUNTS[0]:,} RoIs, with backward, {layout}"
+        rows.append(measure(op, work, COUNTS[0], found, equal=equal_gradient))
     return rows

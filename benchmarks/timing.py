@@ -170,11 +170,11 @@ def _compare(
 ) -> list[str]:
     """Asserts equality, see `measure`; returns the peers whose results are not alike."""
     ours = results["fastrpn"]
-    peers = [name for name in results if name not in LIMITS]
+    peers = [name for name in results if name not in LIMITS and name != "fastrpn"]
     checked = peers if exact is None else [name for name in peers if name in exact]
     for name in checked if equal else []:
         assert equal(ours, results[name]), f"{work}: {name} differs"
-    rest = [name for name in peers if name not in checked and name != "fastrpn"]
+    rest = [name for name in peers if name not in checked]
     return [name for name in rest if alike and not alike(ours, results[name])]
 
 
