@@ -162,16 +162,6 @@ def test_map_too_large_to_pack():
         assert torch.equal(grad, expected_grad)
 
 
-@pytest.mark.slow
-def test_index_products_past_two_to_the_31():
-    features = torch.zeros(3, 1, 30000, 30000, dtype=torch.bfloat16)  # 2.7e9 elements
-    features[2, 0, 29999, 29998] = 3
-    features[2, 0, 20000, 10000] = 2
-    rois = torch.tensor([[2, 10000, 20000, 10000, 20000], [2, 29990, 29990, 29999, 29999.0]])
-    output = roi_pool(features, rois, 1)
-    assert output.flatten().tolist() == [2, 3]
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradcheck(layout):
     features, rois = random_case(13, channels=3, height=6, width=7, rois=5, dtype=torch.float64)
