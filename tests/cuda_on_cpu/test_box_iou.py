@@ -27,12 +27,13 @@ def expected_iou(boxes1: torch.Tensor, boxes2: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("n, m", [(1, 1), (7, 20), (300, 3), (3, 1100)])
 def test_equals_the_formula(n, m, dtype):
     boxes1, boxes2 = random_boxes(n, dtype, 0), random_boxes(m, dtype, 1)
-    iou = harness.run("box_iou", boxes1=boxes1, boxes2=boxes2, seeds=2)["iou"]
+    iou = harness.run("box_iou", boxes1=boxes1, boxes2=boxes2, seeds=3)["iou"]
     assert torch.equal(iou, expected_iou(boxes1, boxes2))
 
 
-def test_memory_that_is_not_16_byte_aligned():
-    boxes1, boxes2 = random_boxes(5, torch.float32, 0), random_boxes(8, torch.float32, 1)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_memory_that_is_not_16_byte_aligned(dtype):
+    boxes1, boxes2 = random_boxes(5, dtype, 0), random_boxes(8, dtype, 1)
     iou = harness.run("box_iou", boxes1=boxes1, boxes2=boxes2, misalign=1)["iou"]
     assert torch.equal(iou, expected_iou(boxes1, boxes2))
 

@@ -30,7 +30,7 @@ def run_both(anchors, gt_boxes, gt_counts, high=0.6, low=0.3, allow_low_quality=
     arguments = {"high": high, "low": low, "allow_low_quality": allow_low_quality, **valid}
     expected = reference.match_anchors(anchors, gt_boxes, gt_counts, **arguments)
     inputs = {"anchors": anchors, "gt_boxes": gt_boxes, "gt_counts": gt_counts, **arguments}
-    outputs = harness.run("match_anchors", seeds=2, **inputs)
+    outputs = harness.run("match_anchors", seeds=3, **inputs)
     assert torch.equal(outputs["matched_gt"], expected[0])
     assert torch.equal(outputs["max_iou"], expected[1])
     return expected[0]

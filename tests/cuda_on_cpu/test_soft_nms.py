@@ -41,7 +41,7 @@ def run_both(boxes, scores, gaussian, sigma=0.5, iou_threshold=0.3, score_thresh
         "soft_nms",
         boxes=boxes,
         scores=scores,
-        seeds=2,
+        seeds=3,
         **dict(zip(names, parameters, strict=True)),
     )
     kept = outputs["kept"].item()

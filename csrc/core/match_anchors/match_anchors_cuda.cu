@@ -2,15 +2,14 @@
 //
 // 1. The best IoU of every ground truth is set to 0.
 // 2. maxima: a thread walks over the ground truths of its anchor's image, which pass through shared memory,
-//    and keeps its anchor's best. Where an anchor beats what is known of a ground truth, it raises that by an
-//    integer atomicMax on the bits of the IoU (not negative, so the bits order as the numbers do).
+//    and keeps its anchor's best. Where a warp's anchors meet a ground truth at all, their maximum raises its
+//    best by an integer atomicMax on the bits of the IoU (not negative, so the bits order as the numbers do).
 // 3. label: an anchor below `high` asks whether it attains the best of some ground truth. Only those can say
 //    yes whose best is not above the anchor's own, so few IoUs are computed again.
 //
 // A maximum depends on no order, and ties of an anchor go to the lowest ground truth, which comes first.
 // Cost: A * G IoUs. Numerics: box_math.h in float (float64: double) without FMA contraction, as on the CPU.
-#include "core/box_math.h"
-#include "core/cuda_runtime.h"
+#include "core/box_cuda.h"
 #include "core/match_anchors/match_anchors.h"
 #include "core/workspace.h"
 
@@ -18,6 +17,7 @@ namespace fastrpn {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int64_t kBackground = -1, kIgnore = -2;
 
 // Numbers >= 0 as integers of the same order.
@@ -29,6 +29,13 @@ FASTRPN_HD unsigned long long ordered_bits(double value) {
 }
 template <typename C>
 using bits_t = decltype(ordered_bits(C()));
+
+// Called by a whole warp.
+template <typename Bits>
+__device__ Bits warp_max(Bits mine) {
+  for (int flip = 16; flip > 0; flip /= 2) mine = max(mine, __shfl_xor_sync(kAllLanes, mine, flip));
+  return mine;
+}
 
 template <typename C>
 struct GroundTruth {
@@ -82,14 +89,15 @@ __global__ void __launch_bounds__(kThreads) maxima_kernel(Problem<T> problem) {
       gt_best[threadIdx.x] = 0;
     }
     __syncthreads();
-    for (int g = 0; g < count && takes_part; ++g) {
-      const C iou = box_iou_or_zero(gts[g].box, gts[g].area, box, area);
+    for (int g = 0; g < count; ++g) {
+      const C iou = takes_part ? quick_iou_or_zero(gts[g].box, gts[g].area, box, area) : C(0);
       if (iou > best) {
         best = iou;
         best_gt = first + g;
       }
-      const bits_t<C> bits = ordered_bits(iou);
-      if (bits > gt_best[g]) atomicMax(&gt_best[g], bits);
+      if (!__any_sync(kAllLanes, iou > C(0))) continue;
+      const bits_t<C> bits = warp_max(ordered_bits(iou));
+      if (threadIdx.x % 32 == 0) atomicMax(&gt_best[g], bits);
     }
     __syncthreads();
     if (int(threadIdx.x) < count && gt_best[threadIdx.x] != 0) {
@@ -125,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) label_kernel(Problem<T> problem) {
     for (int64_t g = 0; g < num_gt && !is_matched; ++g) {
       if (gt_best[g] == 0 || gt_best[g] > ordered_bits(best)) continue;
       const GroundTruth<C> gt = problem.ground_truth(image, g);
-      is_matched = ordered_bits(box_iou_or_zero(gt.box, gt.area, box, area)) == gt_best[g];
+      is_matched = ordered_bits(quick_iou_or_zero(gt.box, gt.area, box, area)) == gt_best[g];
     }
   }
   if (!is_matched) *matched_gt = best < C(args.low) ? kBackground : kIgnore;

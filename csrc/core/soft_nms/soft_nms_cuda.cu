@@ -6,8 +6,7 @@
 //
 // Cost: a round for each kept box, n / kThreads IoUs a thread in each. Numerics: float (float64: double);
 // scores are rounded to the storage type only when written. Equal scores: the lower row is selected first.
-#include "core/box_math.h"
-#include "core/cuda_runtime.h"
+#include "core/box_cuda.h"
 #include "core/nms/iou_test.h"
 #include "core/soft_nms/soft_nms.h"
 #include "core/workspace.h"
@@ -49,8 +48,9 @@ struct Decay {
   SoftNmsMethod method;
   C sigma, iou_threshold, score_threshold;
 
+  // For an IoU above 0.
   __device__ C weight(C iou) const {
-    if (method == SoftNmsMethod::gaussian) return iou > C(0) ? exponential(-(iou * iou) / sigma) : C(1);
+    if (method == SoftNmsMethod::gaussian) return exponential(-(iou * iou) / sigma);
     return iou > iou_threshold ? C(1) - iou : C(1);
   }
 };
@@ -95,7 +95,8 @@ __global__ void __launch_bounds__(kThreads)
       if (!(score > decay.score_threshold)) continue;
       if (kept > 0) {
         const Box<C> box = w.boxes[i];
-        w.scores[i] = score *= decay.weight(box_iou_or_zero(selected, selected_area, box, box_area(box)));
+        const C iou = quick_iou_or_zero(selected, selected_area, box, box_area(box));
+        if (iou > C(0)) w.scores[i] = score *= decay.weight(iou);  // the weight of 0 is 1
         if (!(score > decay.score_threshold)) continue;
       }
       best.take(score, i);
