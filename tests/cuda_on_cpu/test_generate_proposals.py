@@ -21,7 +21,7 @@ def random_inputs(batch: int, num_anchors: int, dtype=torch.float32, anchor_dtyp
     return logits.to(dtype), deltas.to(dtype), anchors.to(anchor_dtype or dtype), sizes
 
 
-def run_both(inputs, anchors_per_level=None, seeds=2, **options):
+def run_both(inputs, anchors_per_level=None, seeds=3, **options):
     options = {
         "pre_nms_top_n": 60,
         "post_nms_top_n": 30,

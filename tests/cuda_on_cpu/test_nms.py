@@ -19,7 +19,7 @@ def random_scene(batch: int, n: int, seed: int, dtype=torch.float32, crowd: floa
     return torch.cat([corners, corners + sides], dim=2).to(dtype), scores.to(dtype)
 
 
-def run_both(boxes, scores, iou_threshold, max_output, seeds=2, **options):
+def run_both(boxes, scores, iou_threshold, max_output, seeds=3, **options):
     """The harness's (indices, counts) after checking them against the CPU operator's."""
     expected = ops.nms_padded(boxes, scores, iou_threshold, max_output, **options)
     inputs = {name: value for name, value in options.items() if value is not None}
@@ -50,7 +50,9 @@ def test_several_chunks_and_sweeps():
     boxes, scores = random_scene(1, 5000, seed=1, crowd=600.0)
     _, kept = run_both(boxes, scores, 0.3, 5000, seeds=1)
     assert kept[0] > 300
-    run_both(boxes, scores, 0.3, 40, seeds=1)  # the first chunk ends the search
+    run_both(boxes, scores, 0.3, 40, seeds=1)  # the first chunk, a small one, ends the search
+    _, kept = run_both(boxes, scores, 0.01, 300, seeds=1)  # several that grow
+    assert kept[0] == 300
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -2,7 +2,7 @@
 // nothing left to do return at once.
 //
 // 1. order: boxes and groups of all images in descending order of score (nms_order.h).
-// 2. For each chunk of up to kMaxChunk boxes, in that order, all images at once:
+// 2. For each chunk of up to kMaxChunk boxes, in that order, all images at once (first_chunk_of):
 //    mask, reduce: the chunk's boxes are decided (nms_chunk.h);
 //    sweep:        those it kept remove later boxes (nms_sweep.h).
 //    When an image has max_output boxes, the rest of its work is skipped.
@@ -34,16 +34,19 @@ Status launch(const NmsArgs& args, void* workspace, Stream stream) {
   const Status status = launch_order<T>(args, w, stream);
   if (status != nullptr) return status;
 
-  Chunk<C> chunk{0, chunk_of(args), IouTest<C>(args.iou_threshold)};
-  const unsigned tiles = unsigned(chunk.size / kTile);
+  Chunk<C> chunk{0, first_chunk_of(args), IouTest<C>(args.iou_threshold)};
+  const int64_t largest_chunk = chunk_of(args);
   const dim3 all_boxes(unsigned(ceil_div(args.n, int64_t(kThreads))), batch);
-  for (; chunk.begin < args.n; chunk.begin += chunk.size) {
-    FASTRPN_LAUNCH(mask_kernel<C>, dim3(tiles, tiles, batch), 4 * kTile, 0, stream, args, w, chunk);
+  for (;;) {
+    const unsigned tiles = unsigned(chunk.size / kTile);
+    const dim3 pairs_of_tiles(tiles * (tiles + 1) / 2, batch);
+    FASTRPN_LAUNCH(mask_kernel<C>, pairs_of_tiles, 4 * kTile, 0, stream, args, w, chunk);
     FASTRPN_LAUNCH(reduce_kernel<C>, batch, kReduceThreads, 0, stream, args, w, chunk);
-    if (chunk.begin + chunk.size >= args.n) break;
+    if (chunk.begin + chunk.size >= args.n) return launch_status();
     FASTRPN_LAUNCH(sweep_kernel<C>, all_boxes, kThreads, 0, stream, args, w, chunk);
+    chunk.begin += chunk.size;
+    chunk.size = min(2 * chunk.size, largest_chunk);
   }
-  return launch_status();
 }
 
 }  // namespace

@@ -109,19 +109,26 @@ __device__ __forceinline__ unsigned group_code(int64_t group) {
   return unsigned(uint64_t(group) * 0x9e3779b97f4a7c15u >> 48);
 }
 
+// Bits of a sweep's key below the image: a sort takes a pass for every eight or so.
+template <typename C>
+FASTRPN_HD int position_bits(const Workspace<C>& w) {
+  return w.groups == nullptr ? 32 : 48;
+}
+
 // One thread a place: the key (image, group, horizontal position) of the sweeps' order.
 template <typename C>
 __global__ void __launch_bounds__(kThreads) position_kernel(NmsArgs args, Workspace<C> w) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.batch * args.n) return;
   const int64_t image = int(i) / int(args.n), place = int(i) % int(args.n);
-  uint64_t key = 0xffffffffffffu;
+  const int bits = position_bits(w);
+  uint64_t key = (uint64_t(1) << bits) - 1;
   if (place < w.valid[image]) {
     const Box<C> box = w.boxes[i].box;
     const uint64_t code = w.groups == nullptr ? 0 : group_code(w.groups[i]);
     key = code << 32 | descending_key(float(box.x1 + box.x2));
   }
-  w.keys[i] = uint64_t(image) << 48 | key;
+  w.keys[i] = uint64_t(image) << bits | key;
   w.rows[i] = uint32_t(place);
 }
 
@@ -153,7 +160,7 @@ Status launch_order(const NmsArgs& args, const Workspace<compute_t<T>>& w, Strea
   FASTRPN_LAUNCH(gather_kernel<T>, blocks, kThreads, 0, stream, args, w);
   if (w.order == nullptr) return nullptr;
   FASTRPN_LAUNCH(position_kernel<C>, blocks, kThreads, 0, stream, args, w);
-  return sort_images(args, w, w.order, 48, stream);
+  return sort_images(args, w, w.order, position_bits(w), stream);
 }
 
 }  // namespace

@@ -46,12 +46,21 @@ struct Chunk {
   IouTest<C> test;
 };
 
-// Chunk size: as large as the masks of the whole batch allow.
+// The largest chunk: as large as the masks of the whole batch allow.
 int64_t chunk_of(const NmsArgs& args) {
   int64_t chunk = min(int64_t(kMaxChunk), ceil_div(args.n, int64_t(kTile)) * kTile);
   while (chunk > kTile && args.batch * chunk * chunk / 8 > kMaskBytes)
     chunk = ceil_div(chunk / 2, int64_t(kTile)) * kTile;
   return chunk;
+}
+
+// Where a search that ends at max_output boxes will likely end in the first chunk, that one is small: the
+// pairs of a chunk grow with its square. Each chunk is twice the one before, up to the largest. A few pairs
+// are not worth the launches of another chunk.
+int64_t first_chunk_of(const NmsArgs& args) {
+  const int64_t largest = chunk_of(args);
+  if (args.batch * largest * largest < kMaxChunk * kMaxChunk) return largest;
+  return min(largest, ceil_div(4 * args.max_output, int64_t(kTile)) * kTile);
 }
 
 // One launch that counts smaller keys, n * n comparisons, takes the place of a sort's eight or so.
