@@ -111,6 +111,7 @@ Tensor keep(const Tensor& boxes, const Tensor& scores, const std::optional<Tenso
             double iou_threshold, Launch launch) {
   const int64_t n = boxes.dim() > 0 ? boxes.size(0) : 0;
   Inputs inputs = check_and_prepare(boxes, scores, iou_threshold, n, std::nullopt, idxs, std::nullopt, false);
+  if (n == 0) return new_empty_tensor({0}, ScalarType::Long, boxes);
   return boxes.is_cpu() ? keep_on_cpu(std::move(inputs), launch) : keep_on_device(std::move(inputs), launch);
 }
 
