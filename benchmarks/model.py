@@ -12,16 +12,12 @@ training, the norms and the first two stages are frozen, as torchvision does for
 import argparse
 import json
 import statistics
+import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -31,56 +27,15 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 from benchmarks.environment import environment
-from benchmarks.plots import DPI
+from benchmarks.model_stages import STAGES, Stopwatch, draw, share_behind
+from fastrpn.data import generate_synthetic, open_dataset
+from fastrpn.engine import evaluate, load_model
 from fastrpn.models import faster_rcnn, load_torchvision
 
 CLASSES = 91
+BF16 = " bf16"  # behind a library's name: the same under autocast
+SHARE = "behind the backbone, no product"
 SIZES = {"150x200": (150, 200), "600x800": (600, 800), "800x1333 (default)": (800, 1333)}
-STAGES = ["transform", "backbone + FPN", "RPN head", "proposals", "pooling", "box head", "post"]
-BEHIND = ["proposals", "pooling", "post"]  # the backbone, and neither convolution nor product
-COLOURS = ["#9a9a9a", "#30638e", "#66a182", "#d1495b", "#edae49", "#8d6a9f", "#333333"]
-# Modules of either detector; what is in none of those inside it counts for the outer one.
-STAGE_OF = {
-    "": "transform",
-    "backbone": "backbone + FPN",
-    "rpn": "proposals",
-    "rpn.head": "RPN head",
-    "roi_head": "post",
-    "roi_heads": "post",
-    "roi_head.pooler": "pooling",
-    "roi_heads.box_roi_pool": "pooling",
-    "roi_head.box_head": "box head",
-    "roi_heads.box_head": "box head",
-    "roi_head.box_predictor": "box head",
-    "roi_heads.box_predictor": "box head",
-}
-
-
-class Stopwatch:
-    """Seconds that each stage of a detector takes by itself, without the stages inside it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._stack: list[str] = []
-        self._since = 0.0
-        for name, module in model.named_modules():
-            if name in STAGE_OF:
-                module.register_forward_pre_hook(partial(self._enter, STAGE_OF[name]))
-                module.register_forward_hook(self._leave)
-
-    def _enter(self, stage: str, *_) -> None:
-        self._book()
-        self._stack.append(stage)
-
-    def _leave(self, *_) -> None:
-        self._book()
-        self._stack.pop()
-
-    def _book(self) -> None:
-        now = time.perf_counter()
-        if self._stack:
-            self.seconds[self._stack[-1]] += now - self._since
-        self._since = now
 
 
 def build_pair(size: tuple[int, int], fine_tuning: bool) -> dict[str, nn.Module]:
@@ -146,6 +101,14 @@ def take_turns(
     return times
 
 
+def with_bf16(models: dict[str, nn.Module], bf16: bool, make: Callable) -> dict[str, Callable]:
+    """`make(name, None)` for each model, and under autocast `make(name, torch.bfloat16)`."""
+    found = {name: make(name, None) for name in models}
+    if bf16:
+        found |= {name + BF16: make(name, torch.bfloat16) for name in models}
+    return found
+
+
 def inference(work: str, rounds: int, bf16: bool, clock: Callable[[], float]) -> dict:
     """Times detections of one image; stages too."""
     models = {name: model.eval() for name, model in build_pair(SIZES[work], False).items()}
@@ -160,19 +123,20 @@ def inference(work: str, rounds: int, bf16: bool, clock: Callable[[], float]) ->
     agreement = min(share_found(found, expected), share_found(expected, found))
     assert agreement > 0.8, f"{work}: only {agreement:.2f} of the detections are torchvision's"
 
-    candidates = {name: partial(detect, model) for name, model in models.items()}
-    if bf16:
-        candidates["fastrpn bf16"] = partial(detect, models["fastrpn"], torch.bfloat16)
+    candidates = with_bf16(models, bf16, lambda name, dtype: partial(detect, models[name], dtype))
     times = take_turns(candidates, rounds, clock)
 
     watches = {name: Stopwatch(model) for name, model in models.items()}
-    for _ in range(rounds):
-        for model in models.values():
-            detect(model)
-    stages = {name: {s: 1e3 * w.seconds[s] / rounds for s in STAGES} for name, w in watches.items()}
-    for of_model in stages.values():
-        behind = sum(of_model[stage] for stage in BEHIND)
-        of_model["behind the backbone, no product"] = behind / sum(of_model.values())
+    stages: dict[str, dict[str, float]] = {}
+    for name, run in candidates.items():
+        watch = watches[name.removesuffix(BF16)]
+        laps = []
+        for _ in range(rounds):
+            watch.seconds.clear()
+            run()
+            laps.append(dict(watch.seconds))
+        stages[name] = {s: 1e3 * statistics.median(lap[s] for lap in laps) for s in STAGES}
+        stages[name][SHARE] = share_behind(stages[name])
     return _row("inference", work, times) | {
         "stages": stages,
         "detections": len(found["scores"]),
@@ -203,9 +167,7 @@ def training(work: str, rounds: int, bf16: bool, clock: Callable[[], float]) -> 
         losses.backward()
         optimizers[name].step()
 
-    candidates = {name: partial(step, name) for name in models}
-    if bf16:
-        candidates["fastrpn bf16"] = partial(step, "fastrpn", torch.bfloat16)
+    candidates = with_bf16(models, bf16, lambda name, dtype: partial(step, name, dtype))
     return _row("training step", work, take_turns(candidates, rounds, clock))
 
 
@@ -219,78 +181,70 @@ def _row(what: str, work: str, times: dict[str, list[float]]) -> dict:
     return {"what": what, "work": work, "milliseconds": medians, "speedup": speedup, "runs": times}
 
 
+def change_of_ap(checkpoint: Path, data: Path | None, images: int = 300) -> dict[str, object]:
+    """AP and AP50 of a trained model in float32 and bfloat16, on the held-out images of `data`.
+
+    Without `data` on synthetic images as in `fastrpn demo`.
+    """
+    model, classes = load_model(checkpoint, torch.device("cpu"))
+    found: dict[str, object] = {"checkpoint": checkpoint.name, "images": images}
+    with tempfile.TemporaryDirectory() as folder:
+        if data is None:
+            data = generate_synthetic(folder, 1, images, seed=0, image_size=(160, 160))
+        dataset = open_dataset(data, "val", classes)
+        found["images"] = len(dataset)
+        for name, half in (("float32", False), ("bfloat16", True)):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                metrics = evaluate(model, dataset, batch_size=8)
+            found[name] = {key: metrics[key] for key in ("AP", "AP50")}
+    return found
+
+
 def tables(rows: list[dict]) -> list[Table]:
     """Totals of all rows, and the stages of the rows that have them."""
-    totals = Table("what", "image", "fastrpn", "torchvision", "×", "fastrpn bf16", "×")
+    names = list(rows[0]["milliseconds"])
+    totals = Table("what", "image", *names, title="milliseconds, times faster than torchvision")
     for row in rows:
-        ms, speedup = row["milliseconds"], row["speedup"]
-        cells = [f"{ms['fastrpn']:.0f}", f"{ms['torchvision']:.0f}", f"{speedup['fastrpn']:.2f}"]
-        if "fastrpn bf16" in ms:
-            cells += [f"{ms['fastrpn bf16']:.0f}", f"{speedup['fastrpn bf16']:.2f}"]
+        of_torchvision = row["milliseconds"]["torchvision"]
+        cells = (f"{ms:.0f}, {of_torchvision / ms:.2f}×" for ms in row["milliseconds"].values())
         totals.add_row(row["what"], row["work"], *cells)
     found = [totals]
     for row in (row for row in rows if "stages" in row):
-        names = list(row["stages"])
-        table = Table("stage, ms", *names, title=row["work"])
+        table = Table("stage, ms", *row["stages"], title=row["work"])
         for stage in STAGES:
-            table.add_row(stage, *(f"{row['stages'][name][stage]:.1f}" for name in names))
-        share = "behind the backbone, no product"
-        table.add_row(share, *(f"{row['stages'][name][share]:.1%}" for name in names))
+            table.add_row(stage, *(f"{times[stage]:.1f}" for times in row["stages"].values()))
+        table.add_row(SHARE, *(f"{times[SHARE]:.1%}" for times in row["stages"].values()))
         found.append(table)
     return found
 
 
-def draw(results: dict, path: Path) -> None:
-    """A stacked bar of the stages for each detector and size of image."""
-    rows = [row for row in results["rows"] if "stages" in row]
-    bars = [(row["work"], name, row["stages"][name]) for row in rows for name in row["stages"]]
-    figure, axes = plt.subplots(figsize=(9, 0.6 * len(bars) + 1.6))
-    left = [0.0] * len(bars)
-    for stage, colour in zip(STAGES, COLOURS, strict=True):
-        values = [stages[stage] for *_, stages in bars]
-        axes.barh(range(len(bars)), values, left=left, color=colour, label=stage, height=0.7)
-        left = [a + b for a, b in zip(left, values, strict=True)]
-    for position, total in enumerate(left):
-        axes.text(total * 1.01, position, f"{total:,.0f} ms", va="center", fontsize=8)
-    axes.set_yticks(range(len(bars)), [f"{name}, {work}" for work, name, _ in bars], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.12 * max(left))
-    axes.set_xlabel("milliseconds for an image")
-    axes.set_title(
-        f"ResNet-50 FPN, float32, {results['cpu']}, {results['threads']} threads", fontsize=10
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.25))
-    figure.tight_layout()
-    figure.savefig(path, dpi=DPI)
-    plt.close(figure)
-
-
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/model"))
     parser.add_argument("--rounds", type=int, default=5, help="runs of each candidate")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument(
-        "--bf16", action="store_true", help="bfloat16 as well, on the first size; emulation is slow"
-    )
+    parser.add_argument("--bf16", action="store_true", help="autocast as well; emulation is slow")
+    parser.add_argument("--checkpoint", type=Path, help="of a trained model: AP in both precisions")
+    parser.add_argument("--data", type=Path, help="VOC layout, for --checkpoint; else synthetic")
     parser.add_argument(
         "--cpu-time", action="store_true", help="of the process instead of the wall's: busy machine"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     clock = time.process_time if options.cpu_time else time.perf_counter
     console = Console()
     rows = []
     for measure in (inference, training):
         for work in options.sizes:
-            bf16 = options.bf16 and work == options.sizes[0]
             with console.status(f"{measure.__name__}, {work}"):
-                rows.append(measure(work, options.rounds, bf16, clock))
+                rows.append(measure(work, options.rounds, options.bf16, clock))
     results = environment() | {
         "clock": "CPU time" if options.cpu_time else "wall",
         "native_bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
         "rows": rows,
     }
+    if options.checkpoint:
+        results["ap"] = change_of_ap(options.checkpoint, options.data)
+        console.print(results["ap"])
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "results.json").write_text(json.dumps(results, indent=1))
     draw(results, options.output / "stages.png")
