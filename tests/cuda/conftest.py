@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpu_cases import DEVICE
 
 HERE = Path(__file__).resolve().parent
 
@@ -12,7 +13,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.cuda)
-            if not torch.cuda.is_available():
+            if DEVICE == "cuda" and not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from gpu_cases import needs_gpu
 
 from fastrpn.engine import Predictor
 from fastrpn.engine.cuda_graph import graphed
 from fastrpn.models import faster_rcnn
+
+pytestmark = needs_gpu
 
 
 @pytest.fixture(autouse=True)
