@@ -120,7 +120,7 @@ def other_scans(largest: int) -> list[Scan]:
         Scan("batched_nms, dense, 80 classes @0.5", "boxes", boxes,
              batched_candidates, nms.same_set, why=CACHES),
         Scan("nms_padded, rpn @0.7, first 300", "boxes", boxes, padded_candidates, None,
-             why="decoding and suppression end with the 300th box; only the sort sees all"),
+             why="suppression ends with the 300th box; what grows is the sort, beyond the caches"),
         Scan("soft_nms, dense, linear", "boxes", boxes,
              partial(soft.candidates, method="linear"), None, predicted=2.0,
              why="n x kept is a bound: a box is brought up to date only near the top of the heap"),
