@@ -9,18 +9,27 @@ from fastrpn.commands import COMMANDS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; bad input ends with one line and exit code 2, a bug with its traceback."""
+    """Runs one command; bad input ends with one line and exit code 2, a training that diverged with
+    one line and 1, a bug with its traceback."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser(arguments).parse_args(arguments)
     try:
         options.run(options)
     except (ValueError, FileNotFoundError, NotADirectoryError, ImportError) as error:
-        if options.debug:
-            raise
-        print(f"fastrpn: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _exit(error, 2, options.debug)
+    except RuntimeError as error:
+        from fastrpn.engine import NonFiniteLossError  # torch is there by now
+
+        _exit(error, 1, options.debug or not isinstance(error, NonFiniteLossError))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _exit(error: Exception, status: int, debug: bool) -> None:
+    if debug:
+        raise error
+    print(f"fastrpn: error: {error}", file=sys.stderr)
+    sys.exit(status)
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -35,7 +35,7 @@ def collect() -> dict[str, object]:
         "torch threads": torch.get_num_threads(),
         "torchvision": _version_of("torchvision"),
         "NumPy": _version_of("numpy"),
-        "OpenCV": _version_of("opencv-python") or _version_of("opencv-python-headless"),
+        "OpenCV": _opencv(),
         "CUDA driver": _cuda_driver(),
         "GPUs": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "GPU used": _why_no_gpu(build) or "yes",
@@ -47,6 +47,13 @@ def _version_of(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _opencv() -> str | None:
+    """Version of the first distribution of OpenCV that is installed, whichever it is."""
+    names = ("opencv-python", "opencv-contrib-python")
+    versions = (_version_of(name + kind) for kind in ("", "-headless") for name in names)
+    return next((version for version in versions if version), None)
 
 
 def _cuda_driver() -> str | None:

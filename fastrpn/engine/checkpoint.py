@@ -10,10 +10,13 @@ from typing import Any
 import torch
 
 from fastrpn.data.files import replacing
-from fastrpn.models import FasterRCNN, faster_rcnn
+from fastrpn.models import FasterRCNN, ModelConfig
+from fastrpn.models.faster_rcnn import build_model
 
 __all__ = ["describe_model", "load_checkpoint", "load_model", "require_same_model"]
 __all__ += ["clear_folder", "save_checkpoint"]
+
+OWN_MODEL = "own"  # the name of a model that was handed to `Trainer`
 
 _FORMAT = "fastrpn checkpoint 1"
 
@@ -113,6 +116,11 @@ def load_model(
         raise ValueError(
             f"checkpoint {path} has {len(classes)} classes with the background, not {num_classes}"
         )
-    model = faster_rcnn(described["name"], len(classes), **described["config"])
+    if described["name"] == OWN_MODEL:
+        raise ValueError(
+            f"checkpoint {path} holds a network of your own: build it and load_weights(model, path)"
+        )
+    config = ModelConfig().override(**described["config"])
+    model = build_model(described["name"], len(classes), config)
     model.load_state_dict(content["weights"])
     return model.to(device).eval(), classes

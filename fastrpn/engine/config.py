@@ -117,6 +117,10 @@ class TrainConfig:
         for name in _NOT_NEGATIVE:
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("lr", self.lr > 0 and math.isfinite(self.lr), "positive")
+        limit = self.clip_grad_norm
+        self._require("clip_grad_norm", limit is None or limit > 0, "positive")
+        inside = all(0 <= part <= 1 for part in self.lr_steps)
+        self._require("lr_steps", inside, "fractions of the run, in 0..1")
         self._require("steps", self.steps is None or self.steps >= 1, "at least 1")
         for name, choices in _CHOICES.items():
             what = " or ".join(map(repr, choices))
@@ -126,6 +130,8 @@ class TrainConfig:
         self._require("short_sides", all(side >= 1 for side in self.short_sides), "positive")
         self.lr_steps = tuple(self.lr_steps)
         self.color_jitter, self.short_sides = tuple(self.color_jitter), tuple(self.short_sides)
+        own = {"name", "num_classes", "preset"} & set(self.model_options)
+        self._require("model_options", not own, "fields of ModelConfig")
         names = {setting.name for setting in dataclasses.fields(self)}
         for name in ("rpn_stage", "box_stage"):
             self._require(name, set(getattr(self, name)) <= names, "settings of a training")

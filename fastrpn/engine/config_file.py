@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from fastrpn.data.files import write_atomically
 from fastrpn.engine.config import TrainConfig
 from fastrpn.engine.presets import with_preset
 from fastrpn.engine.provenance import git_state, versions
+from fastrpn.models.typed import checked
 
 __all__ = ["config_from_dict", "read_config_file", "write_config_file"]
 
@@ -58,15 +58,16 @@ def config_from_dict(values: Mapping[str, Any]) -> TrainConfig:
         ValueError: an unknown or missing name, or a value of the wrong type; the message names it.
     """
     _check_names(values)
-    values = with_preset(values)
     hints = typing.get_type_hints(TrainConfig)
+    values = {name: checked(name, value, hints[name]) for name, value in values.items()}
+    values = with_preset(values)
     for setting in dataclasses.fields(TrainConfig):
         required = setting.default is setting.default_factory is dataclasses.MISSING
         if required and setting.name not in values:
             raise ValueError(
                 f"{setting.name} is missing: give --{setting.name}, or name it in the config file"
             )
-    return TrainConfig(**{n: _checked(n, value, hints[n]) for n, value in values.items()})
+    return TrainConfig(**values)
 
 
 def _check_names(values: Mapping[str, Any], where: str = "") -> None:
@@ -75,41 +76,6 @@ def _check_names(values: Mapping[str, Any], where: str = "") -> None:
         if name not in known:
             nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
             raise ValueError(f"{where}unknown setting {name!r}, did you mean {nearest!r}?")
-
-
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """The value as the type hint wants it."""
-    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for kind in members:
-        try:
-            return _as_kind(name, value, kind)
-        except TypeError:
-            continue
-    wanted = hint if isinstance(hint, types.UnionType | types.GenericAlias) else hint.__name__
-    raise ValueError(f"{name} must be {wanted}, got {value!r}")
-
-
-def _as_kind(name: str, value: Any, kind: Any) -> Any:
-    """Raises TypeError if the value is not of that kind."""
-    plain = typing.get_origin(kind) or kind
-    if value is None and plain is not type(None):
-        raise TypeError
-    if plain in (list, tuple):
-        of_item = typing.get_args(kind)[0]
-        value = value if isinstance(value, list | tuple) else [value]
-        return plain(_checked(f"{name}[{i}]", item, of_item) for i, item in enumerate(value))
-    if isinstance(value, bool) and plain is not bool:
-        raise TypeError
-    if plain in (int, float) and isinstance(value, str):
-        try:
-            return plain(value)
-        except ValueError as error:
-            raise TypeError from error
-    if plain is float and isinstance(value, int):
-        return float(value)
-    if isinstance(value, plain):
-        return value
-    raise TypeError
 
 
 def _as_list(value: Any) -> Any:

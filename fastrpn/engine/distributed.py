@@ -65,10 +65,21 @@ def is_main() -> bool:
 
 
 def local_device(device: str | torch.device) -> torch.device:
-    """ "cuda" becomes this process's own GPU of the machine."""
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    """ "cuda" becomes this process's own GPU of the machine.
+
+    Raises:
+        ValueError: a device that is unknown or cannot be used.
+    """
+    try:
+        device = torch.device(device)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"device {str(device)!r} cannot be used ({reason}); `fastrpn info` tells what is there"
+        ) from error
     return device
 
 

@@ -4,6 +4,7 @@ detector at once (approximate joint training, section 3.2 of the paper)."""
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +18,7 @@ from fastrpn.data import Loader, augmentation, build_loader, write_image
 from fastrpn.engine import distributed
 from fastrpn.engine.board import Board
 from fastrpn.engine.checkpoint import (
+    OWN_MODEL,
     clear_folder,
     describe_model,
     load_checkpoint,
@@ -53,14 +55,18 @@ class Trainer:
 
     Args:
         config: the settings; ``data``, the image sets and ``classes`` are not used.
-        dataset: ``ds[i] -> (image [3, H, W], target)`` with ``classes``, "__background__" first.
+        dataset: ``ds[i] -> (image [3, H, W], target)`` with ``classes``, "__background__" first;
+            :class:`fastrpn.data.FromTorchvision` makes one of a data set of torchvision's kind.
         validation: likewise, or None.
         objective: called with the new model, gives the module (images, targets) -> losses that is
             minimised, by default the model itself. It may load weights and let parts of the model
             rest, see :mod:`fastrpn.engine.objectives`.
+        model: trained instead of the one that ``config`` names; its checkpoints load into such a
+            model by :func:`fastrpn.models.load_weights`.
 
     Raises:
-        ValueError: the batches cannot be shared by the processes, or are too many to accumulate.
+        ValueError: a model of another number of classes than the data set's, a device that cannot
+            be used, the batches cannot be shared by the processes, or are too many to accumulate.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Trainer:
         dataset: Dataset,
         validation: Dataset | None = None,
         objective: Callable[[FasterRCNN], nn.Module] | None = None,
+        model: FasterRCNN | None = None,
     ) -> None:
         self.config = config
         self.dataset = dataset
@@ -77,9 +84,13 @@ class Trainer:
         self.output.mkdir(parents=True, exist_ok=True)
         seed_everything(config.seed)
         self.device = distributed.local_device(config.device)
-        self.model = faster_rcnn(
-            config.model, len(dataset.classes), config.preset, **config.model_options
-        )
+        self.name = config.model if model is None else OWN_MODEL
+        self.model = _new_model(config, len(dataset.classes)) if model is None else model
+        if self.model.num_classes != len(dataset.classes):
+            raise ValueError(
+                f"model has {self.model.num_classes} classes with the background, "
+                f"the data set {len(dataset.classes)}"
+            )
         if config.weights is not None:
             load_weights(self.model, config.weights)
         self.objective = objective(self.model) if objective else self.model
@@ -182,7 +193,7 @@ class Trainer:
     def content(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {
-            "model": describe_model(self.config.model, self.model, self.dataset.classes),
+            "model": describe_model(self.name, self.model, self.dataset.classes),
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -249,9 +260,21 @@ class Trainer:
 
     def _restore(self) -> None:
         content = load_checkpoint(self.last_checkpoint)
-        wanted = describe_model(self.config.model, self.model, self.dataset.classes)
+        wanted = describe_model(self.name, self.model, self.dataset.classes)
         require_same_model(self.last_checkpoint, content["model"], wanted)
         self.model.load_state_dict(content["weights"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.best = content["step"], content["best"]
         self.metrics = content.get("metrics")
+
+
+def _new_model(config: TrainConfig, num_classes: int) -> FasterRCNN:
+    model = faster_rcnn(config.model, num_classes, config.preset, **config.model_options)
+    rests = any(not parameter.requires_grad for parameter in model.backbone.parameters())
+    if rests and config.weights is None and distributed.is_main():
+        warnings.warn(
+            f"freeze_below={model.config.freeze_below}: the first layers of {config.model} will "
+            "stay as random as they are; give --weights FILE, or --model-options freeze_below=0",
+            stacklevel=3,
+        )
+    return model

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
+
+from fastrpn.models.typed import checked
 
 __all__ = ["PAPER", "PRESETS", "PY_FASTER_RCNN", "TORCHVISION", "ModelConfig"]
 
@@ -82,6 +85,8 @@ class ModelConfig:
     backbone_norm: str = "batch"
 
     def __post_init__(self) -> None:
+        for name, hint in _hints().items():
+            object.__setattr__(self, name, checked(name, getattr(self, name), hint))
         _check_choice("anchor_convention", self.anchor_convention, _ANCHOR_CONVENTIONS)
         _check_choice("rpn_normalizer", self.rpn_normalizer, ("paper", "sampled"))
         _check_choice("roi_op", self.roi_op, ("roi_pool", "roi_align"))
@@ -105,12 +110,12 @@ class ModelConfig:
         """A copy with some fields replaced. Lists become tuples (YAML and JSON know no tuples).
 
         Raises:
-            ValueError: a name that is not a field.
+            ValueError: a name that is not a field, or a value of another type.
         """
         unknown = set(overrides) - {f.name for f in fields(self)}
         if unknown:
             raise ValueError(f"unknown model option(s): {', '.join(sorted(unknown))}")
-        return replace(self, **{name: _as_tuple(value) for name, value in overrides.items()})
+        return replace(self, **overrides)
 
     def of_rpn(self, levels: Sequence[T]) -> Sequence[T]:
         """The part of the levels (maps, strides, ...; the finest first) that the RPN uses."""
@@ -125,8 +130,9 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(v) for v in value) if isinstance(value, list | tuple) else value
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(ModelConfig)
 
 
 PAPER = ModelConfig()

@@ -23,7 +23,7 @@ from fastrpn.models.structures import (
 from fastrpn.models.transform import ImageTransform, to_lists
 from fastrpn.models.validation import check_images, check_proposals, check_targets
 
-__all__ = ["FasterRCNN", "faster_rcnn"]
+__all__ = ["FasterRCNN", "build_model", "faster_rcnn"]
 
 
 class FasterRCNN(nn.Module):
@@ -137,15 +137,28 @@ def faster_rcnn(name: str, num_classes: int, preset: str | None = None, **overri
         **overrides: fields of :class:`~fastrpn.models.config.ModelConfig`.
 
     Raises:
-        ValueError: an unknown name, preset or option.
+        ValueError: an unknown name, preset or option, or an option that the network has no use for.
     """
-    if name not in _BUILDERS:
-        raise ValueError(f"name must be one of {', '.join(_BUILDERS)}, got {name!r}")
+    _check_name(name)
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    build, default = _BUILDERS[name]
-    config = (default if preset is None else PRESETS[preset]).override(**overrides)
-    return build(num_classes, config)
+    default = _BUILDERS[name][1] if preset is None else PRESETS[preset]
+    config = default.override(**overrides)
+    for option in _UNUSED.get(name, ()):
+        if getattr(config, option) != getattr(default, option):
+            raise ValueError(f"{option}: {name} has no use for it, got {getattr(config, option)!r}")
+    return build_model(name, num_classes, config)
+
+
+def build_model(name: str, num_classes: int, config: ModelConfig) -> FasterRCNN:
+    """The network of that name with all its rules given, as a checkpoint holds them."""
+    _check_name(name)
+    return _BUILDERS[name][0](num_classes, config)
+
+
+def _check_name(name: str) -> None:
+    if name not in _BUILDERS:
+        raise ValueError(f"name must be one of {', '.join(_BUILDERS)}, got {name!r}")
 
 
 def _vgg16(num_classes: int, config: ModelConfig) -> FasterRCNN:
@@ -199,4 +212,12 @@ _BUILDERS = {
     "resnet50_fpn": (partial(_resnet_fpn, 50), PRESETS["torchvision"]),
     "resnet101_fpn": (partial(_resnet_fpn, 101), PRESETS["torchvision"]),
     "tiny": (_tiny, backbones.TINY_CONFIG),
+}
+
+# Options without an effect: whoever gives another value than the default's is told.
+_UNUSED = {
+    "vgg16": ("backbone_norm",),
+    "zf": ("backbone_norm",),
+    "resnet50_c4": ("box_dropout",),
+    "tiny": ("backbone_norm", "box_dropout", "freeze_below"),
 }

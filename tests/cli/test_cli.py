@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fastrpn import info
 from fastrpn.cli import main
 from fastrpn.data import ProposalSet, generate_synthetic
 from fastrpn.engine import load_model
@@ -190,6 +191,27 @@ def test_bad_input_ends_with_one_line(command, named, tmp_path, monkeypatch, cap
     assert len(message.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "status", "named"),
+    [
+        (["--model-options", "min_size=abc"], 2, "min_size must be int, got 'abc'"),
+        (["--model-options", "preset=paper"], 2, "model_options must be fields"),
+        (["--device", "cuda:99"], 2, "device 'cuda:99' cannot be used"),
+        (["--device", "abacus"], 2, "device 'abacus' cannot be used"),
+        (["--lr", "1e30", "--clip-grad-norm", "1e30", "--no-rehearsal"], 1, "non-finite loss at"),
+    ],
+)
+def test_a_training_that_cannot_go_on_ends_with_one_line(
+    data, tmp_path, capsys, options, status, named
+):
+    command = ["train", "--data", str(data), "--output", str(tmp_path), "--no-progress"]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, *TRAIN, "--steps", "6", *options])
+    assert stop.value.code == status
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("fastrpn: error: ") and named in line
+
+
 def test_checkpoint_of_another_model_is_refused(checkpoint, data, capsys):
     command = ["train", "--data", str(data), "--output", str(checkpoint.parent), "--resume"]
     with pytest.raises(SystemExit):
@@ -204,6 +226,14 @@ def test_info_runs_as_a_module():
     facts = json.loads(done.stdout)
     assert facts["SIMD in use"] in facts["SIMD compiled"]
     assert facts["GPU used"] == "yes" or facts["GPU used"].startswith("no: ")
+
+
+@pytest.mark.parametrize("modules", ["", "-contrib"])
+@pytest.mark.parametrize("kind", ["", "-headless"])
+def test_info_knows_every_opencv(modules, kind, monkeypatch):
+    installed = {f"opencv{modules}-python{kind}": "4.1"}
+    monkeypatch.setattr(info, "_version_of", installed.get)
+    assert info._opencv() == "4.1"
 
 
 def test_bench_hands_its_options_on(monkeypatch, capsys):

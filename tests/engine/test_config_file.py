@@ -105,6 +105,12 @@ def test_a_bad_file_is_named(tmp_path, text, message):
         ({"progress": "no"}, "progress must be bool, got 'no'"),
         ({"steps": "many"}, r"steps must be int \| None, got 'many'"),
         ({"lr_steps": [0.5, "x"]}, r"lr_steps\[1\] must be float, got 'x'"),
+        ({"preset": ["paper"]}, r"preset must be str \| None, got \['paper'\]"),
+        ({"clip_grad_norm": -1}, "clip_grad_norm must be positive, got -1.0"),
+        (
+            {"lr_steps": [60000]},
+            r"lr_steps must be fractions of the run, .* got \(60000.0,\)",
+        ),
         ({"precision": "fp16"}, "precision must be 'fp32' or 'bf16', got 'fp16'"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
         ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
