@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from fastrpn.models.faster_rcnn import FasterRCNN
+    from fastrpn.models.transform import ImageTransform
 
 __all__ = ["load_imagenet", "load_torchvision", "load_weights"]
 
@@ -26,6 +27,7 @@ _TO_OURS = (
 
 _PREDICTOR = "roi_head.box_predictor."
 _NORM_EPS = 1e-5
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's classifiers
 
 
 def load_torchvision(
@@ -60,7 +62,7 @@ def load_torchvision(
             module.eps = norm_eps
 
 
-def load_imagenet(model: FasterRCNN, state_dict_or_path: Weights) -> None:
+def load_imagenet(model: FasterRCNN, state_dict_or_path: Weights, adapt_input: bool = True) -> None:
     """Loads a classifier of torchvision (``resnet50``, ``vgg16``, ...) into the detector.
 
     The convolutions go to the backbone; ``layer4`` of a ResNet with one map, and the first two
@@ -69,11 +71,16 @@ def load_imagenet(model: FasterRCNN, state_dict_or_path: Weights) -> None:
     Args:
         model: with the classifier's network as its backbone.
         state_dict_or_path: a state dict, or a file of one.
+        adapt_input: rewrite the first convolution, which knows torchvision's RGB, mean and standard
+            deviation, for those of the model where they differ (``preset="py-faster-rcnn"``). False
+            for weights that were trained on the model's kind of input, such as Caffe's.
 
     Raises:
         ValueError: parameters that are missing or of another shape.
     """
     state_dict = _read(state_dict_or_path)
+    if adapt_input:
+        state_dict |= _first_convolution(state_dict, model.transform)
     parts = {"": getattr(model.backbone, "body", model.backbone)}
     if any(name.startswith("layer4.") for name, _ in model.roi_head.box_head.named_parameters()):
         parts["layer4."] = model.roi_head.box_head.layer4
@@ -112,6 +119,29 @@ def load_weights(model: FasterRCNN, path: str | os.PathLike) -> None:
         if name in state_dict and state_dict[name].shape != value.shape:
             state_dict[name] = value
     _load(model, state_dict)
+
+
+def _first_convolution(
+    state_dict: Mapping[str, Tensor], transform: ImageTransform
+) -> dict[str, Tensor]:
+    """What of a classifier changes so that it sees in the model's input what it saw in its own.
+
+    That was x = (rgb - mean) / std; the model's is z = (rgb - m) / s, perhaps in BGR. As
+    x = s / std * z + (m - mean) / std, the weights take up the factor and the bias the rest. Exact
+    but at the image's border: the zeros around it stand for m, no longer for ImageNet's mean.
+    """
+    conv = "features.0" if "features.0.weight" in state_dict else "conv1"  # a VGG's, a ResNet's
+    if f"{conv}.weight" not in state_dict:
+        return {}
+    weight = state_dict[f"{conv}.weight"]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
+    m, s = transform.mean.cpu(), transform.std.cpu()
+    constant = (weight * ((m - mean) / std)).sum(dim=(1, 2, 3))
+    weight = weight * (s / std)
+    adapted = {f"{conv}.weight": weight.flip(1) if transform.bgr else weight}
+    if f"{conv}.bias" in state_dict:
+        return {**adapted, f"{conv}.bias": state_dict[f"{conv}.bias"] + constant}
+    return {**adapted, "bn1.running_mean": state_dict["bn1.running_mean"] - constant}
 
 
 def _rename(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,8 +4,19 @@ import pytest
 import torch
 
 from fastrpn.engine.checkpoint import describe_model, save_checkpoint
-from fastrpn.models import faster_rcnn, load_torchvision, load_weights
+from fastrpn.models import (
+    PRESETS,
+    BoxHead,
+    FasterRCNN,
+    backbones,
+    faster_rcnn,
+    load_imagenet,
+    load_torchvision,
+    load_weights,
+)
+from fastrpn.models.backbones.resnet import conv_norm
 
+PAPER = PRESETS["paper"]
 SMALL = {"min_size": 64, "max_size": 96, "box_score_threshold": 0.0}
 
 
@@ -54,6 +65,44 @@ def test_a_classifier_of_torchvision(tmp_path):
     load_weights(model, tmp_path / "resnet18.pth")
     body = model.backbone.body
     assert torch.equal(body.layer4[1].conv2.weight, classifier.layer4[1].conv2.weight)
+
+
+def first_maps(backbone, images):
+    """What the first convolution of a VGG or of a ResNet gives, behind its norm."""
+    if hasattr(backbone, "features"):
+        return backbone.features[0](images)
+    body = getattr(backbone, "body", backbone)
+    return conv_norm(images, body.conv1, body.bn1)
+
+
+@pytest.mark.parametrize(
+    ("make", "as_in_caffe"),
+    [
+        (lambda: backbones.VGG16(), True),
+        (lambda: backbones.ResNetC4(18, "frozen"), True),
+        (lambda: backbones.VGG16(), False),
+    ],
+)
+def test_a_classifier_sees_in_another_kind_of_input_what_it_saw_in_its_own(make, as_in_caffe):
+    torch.manual_seed(0)
+    source, backbone = make(), make()
+    for value in source.state_dict().values():  # also biases and norms, which begin at 0 and 1
+        value.copy_(torch.rand(value.shape) + 0.1)
+    config = PRESETS["py-faster-rcnn" if as_in_caffe else "paper"].override(min_size=64)
+    model = FasterRCNN(backbone, BoxHead(49 * backbone.out_channels, 8), 2, config).eval()
+    weights = getattr(source, "body", source).state_dict()
+    load_imagenet(model, weights)
+    image = torch.rand(3, 64, 96)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (PAPER.image_mean, PAPER.image_std))
+    with torch.no_grad():
+        expected = first_maps(source.eval(), ((image - mean) / std)[None])
+        ours = first_maps(backbone, model.transform([image]).images)
+    inner = (..., slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(ours[inner], expected[inner], rtol=1e-4, atol=1e-3)
+    if as_in_caffe:
+        load_imagenet(model, weights, adapt_input=False)
+    body = getattr(backbone, "body", backbone)
+    assert equal(weights, body.state_dict())  # as they are: for the model's own input
 
 
 def test_old_files_of_torchvision_keep_their_norms(tmp_path):
