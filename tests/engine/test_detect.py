@@ -207,7 +207,7 @@ def test_processes_share_the_files(checkpoint, folder, tmp_path):
     (folder / "1.png").write_bytes(b"no picture")
     command = ["detect", "--checkpoint", str(checkpoint), "--score-threshold", "0"]
     command += ["--formats", "pictures", "json", "csv", "--on-bad-data", "skip", str(folder)]
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517", "-m"]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     shared = subprocess.run(
         [sys.executable, *launch, "fastrpn", *command, "--output", str(tmp_path / "two")],

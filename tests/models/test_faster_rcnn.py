@@ -1,12 +1,14 @@
 """The whole model: calls, losses, detections, checks, and shapes that depend on no value."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
 
 from fastrpn.models import PRESETS, FasterRCNN, ModelConfig, faster_rcnn
 from fastrpn.models.roi_head import BoxHead
-from fastrpn.models.structures import GroundTruth, ImageBatch
+from fastrpn.models.structures import GroundTruth, ImageBatch, Proposals
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
 SMALL = {
@@ -184,6 +186,31 @@ def test_unknown_names():
         faster_rcnn("tiny", 1)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_size": "abc"}, "min_size must be int, got 'abc'"),
+        ({"min_size": None}, "min_size must be int, got None"),
+        ({"max_size": [1, 2]}, r"max_size must be int \| None, got \[1, 2\]"),
+        ({"bgr": "yes"}, "bgr must be bool, got 'yes'"),
+        ({"anchor_sizes": [["large"]]}, r"anchor_sizes\[0\]\[0\] must be float, got 'large'"),
+        ({"box_weights": [1, 2]}, r"box_weights must be tuple\[.*\], got \[1, 2\]"),
+        ({"freeze_below": 1}, "freeze_below: tiny has no use for it, got 1"),
+        ({"box_dropout": 0.5}, "box_dropout: tiny has no use for it, got 0.5"),
+        ({"backbone_norm": "frozen"}, "backbone_norm: tiny has no use for it"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        faster_rcnn("tiny", 2, **options)
+
+
+def test_options_from_text_become_numbers():
+    config = ModelConfig(min_size="300", rpn_min_size="1e-3", anchor_sizes=[[16], [32]])
+    assert (config.min_size, config.rpn_min_size) == (300, 0.001)
+    assert config.anchor_sizes == ((16.0,), (32.0,))
+
+
 def test_the_three_presets():
     paper, caffe, vision = (PRESETS[n] for n in ("paper", "py-faster-rcnn", "torchvision"))
     assert (paper.rpn_normalizer, paper.rpn_box_weight) == ("paper", 10.0)
@@ -223,6 +250,53 @@ def test_detection_exports_and_computes_the_same(model):
     with torch.no_grad():
         for ours, exported in zip(model.detect(other), program.module()(*other[:2]), strict=True):
             assert torch.equal(ours, exported)
+
+
+def test_detection_of_each_class_suppresses_its_own_boxes_alone():
+    """Three classes on the same boxes, which overlap: one of each class is left."""
+    torch.manual_seed(0)
+    model = faster_rcnn("tiny", 4, box_score_threshold=0.1).eval()
+    boxes = torch.tensor([[[10.0, 10, 60, 60], [12, 10, 62, 60], [100, 100, 150, 150]]])
+    scores = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.1, 0.4, 0.2, 0.3], [0.85, 0.05, 0.05, 0.05]])
+    proposals = Proposals(boxes, torch.zeros(1, 3), torch.tensor([3]))
+    found = model.roi_head.detect(
+        scores.log()[None], torch.zeros(1, 3, 4, 4), proposals, torch.tensor([[160, 160]])
+    )
+    rows = zip(found.labels[0], found.scores[0], found.boxes[0, :, 0], strict=True)
+    kept = [tuple(float(value) for value in row) for row in rows][: int(found.counts[0])]
+    # Label, score and left edge; class 1 is best in the second box, the others in the first.
+    assert sorted(kept) == [pytest.approx(r) for r in ((1, 0.4, 12), (2, 0.3, 10), (3, 0.4, 10))]
+
+
+@pytest.mark.parametrize("compiled", ["detect", "losses"])
+def test_a_pyramid_compiles_without_a_graph_break(compiled):
+    torch.manual_seed(0)
+    sizes = ((16.0,), (24.0,), (32.0,), (48.0,), (64.0,))
+    model = faster_rcnn("resnet18_fpn", 4, **SMALL, anchor_sizes=sizes)
+    model.train(compiled == "losses")
+    batch, truth = padded_batch()
+    function = getattr(model, compiled)
+    inputs = (batch,) if compiled == "detect" else (batch, truth)
+    with torch.set_grad_enabled(model.training):
+        torch.manual_seed(1)
+        expected = function(*inputs)
+        torch.manual_seed(1)
+        ours = torch.compile(function, fullgraph=True, backend="aot_eager")(*inputs)
+    if compiled == "losses":
+        expected, ours = expected.values(), ours.values()
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a compiler")
+def test_detection_compiles_with_inductor(model):
+    batch, _ = padded_batch()
+    model.eval()
+    with torch.no_grad():
+        compiled = torch.compile(model.detect, fullgraph=True)(batch)
+        for ours, theirs in zip(compiled, model.detect(batch), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_a_training_step_compiles_without_a_graph_break(model):
