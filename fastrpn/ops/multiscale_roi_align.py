@@ -26,11 +26,11 @@ def assign_levels(
         lowest, highest: levels there are.
 
     Returns:
-        [K] int32, counted from `lowest`. A box that is NaN gets any level.
+        [K] int32, counted from `lowest`; -1, no level, for a box with NaN or one negative side.
     """
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     level = (canonical_level + torch.log2(side / canonical_scale) + 1e-6).floor()
-    return (level.clamp(lowest, highest) - lowest).to(torch.int32)
+    return (level.clamp(lowest, highest) - lowest).nan_to_num(nan=-1.0).to(torch.int32)
 
 
 def multiscale_roi_align(

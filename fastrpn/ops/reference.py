@@ -4,6 +4,8 @@ Slow and meant to be read. The tests compare the CPU and CUDA kernels with these
 share no code with them. Semantics are torchvision's where torchvision has the operator.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -236,6 +238,33 @@ def roi_align(
         by_column = align_weights(x1, x2, columns, input.shape[3], sampling_ratio, aligned)
         output[n] = by_row @ input[int(roi[0])] @ by_column.T
     return output
+
+
+def multiscale_roi_align(
+    inputs: list[Tensor],
+    boxes: list[Tensor],
+    output_size: tuple[int, int],
+    spatial_scales: list[float],
+    sampling_ratio: int,
+    canonical_scale: float = 224,
+    canonical_level: int = 4,
+) -> Tensor:
+    """RoIAlign of each image's boxes, `[L_i, 4]`, from the level of equation 1 of the FPN paper."""
+    lowest = round(-math.log2(spatial_scales[0]))
+    output = []
+    for image, image_boxes in enumerate(boxes):
+        for x1, y1, x2, y2 in image_boxes.tolist():
+            area = (x2 - x1) * (y2 - y1)
+            if not 0 <= area < math.inf:  # NaN, infinite, or one side negative
+                output.append(inputs[0].new_zeros(1, inputs[0].shape[1], *output_size))
+                continue
+            side = max(math.sqrt(area), 1e-30) / canonical_scale
+            level = canonical_level + math.floor(math.log2(side) + 1e-6) - lowest
+            level = min(max(level, 0), len(inputs) - 1)
+            roi = image_boxes.new_tensor([[image, x1, y1, x2, y2]])
+            args = (output_size, spatial_scales[level], sampling_ratio, False)
+            output.append(roi_align(inputs[level], roi, *args))
+    return torch.cat(output)
 
 
 def align_weights(

@@ -5,9 +5,10 @@ import torch
 import torchvision
 from roi_cases import LAYOUTS
 
-from fastrpn.ops import MultiScaleRoIAlign, multiscale_roi_align
+from fastrpn.ops import MultiScaleRoIAlign, multiscale_roi_align, reference
 
 NAMES = ["a", "b", "c", "d"]
+SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
 IMAGES = [(200, 256), (180, 240)]
 
 
@@ -23,13 +24,13 @@ def pyramid(layout=torch.contiguous_format, channels=16, dtype=torch.float32):
     }
 
 
-def boxes_of_all_sizes(count=60):
+def boxes_of_all_sizes(count=60, dtype=torch.float32):
     generator = torch.Generator().manual_seed(1)
     boxes = []
     for height, width in IMAGES:
         side = 2 ** (torch.rand(count, 2, generator=generator) * 8)
         centre = torch.rand(count, 2, generator=generator) * torch.tensor([width, height])
-        boxes.append(torch.cat([centre - side / 2, centre + side / 2], dim=1))
+        boxes.append(torch.cat([centre - side / 2, centre + side / 2], dim=1).to(dtype))
     return boxes
 
 
@@ -60,6 +61,61 @@ def test_every_level_is_used():
     assert levels.bincount(minlength=4).min() > 5
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("sampling_ratio", [2, -1])
+def test_equals_the_oracle(layout, sampling_ratio):
+    maps, boxes = pyramid(layout, dtype=torch.float64), boxes_of_all_sizes(20, torch.float64)
+    leaves = [maps[name] for name in NAMES]
+    pool = MultiScaleRoIAlign(NAMES, (3, 2), sampling_ratio, canonical_scale=30)
+    output = pool(maps, boxes, IMAGES)
+    expected = reference.multiscale_roi_align(
+        leaves, boxes, (3, 2), SCALES, sampling_ratio, canonical_scale=30
+    )
+    torch.testing.assert_close(output, expected, rtol=1e-11, atol=1e-11)
+    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(2)).double()
+    wanted = torch.autograd.grad(expected, leaves, weight)
+    for grad, wanted_grad in zip(torch.autograd.grad(output, leaves, weight), wanted, strict=True):
+        torch.testing.assert_close(grad, wanted_grad, rtol=1e-11, atol=1e-11)
+
+
+def test_boxes_without_a_level_give_zeros():
+    nan, inf = float("nan"), float("inf")
+    odd = [[nan, 0, 9, 9], [0, 0, nan, nan], [0, 0, inf, 9], [50, 50, 10, 90], [9, 9, 9, 9]]
+    boxes = [torch.tensor(odd), boxes_of_all_sizes()[1]]
+    maps = pyramid()
+    output = MultiScaleRoIAlign(NAMES, (7, 7), 2)(maps, boxes, IMAGES)
+    assert (output[:4] == 0).all() and output[4].any()
+    expected = reference.multiscale_roi_align(
+        [maps[name] for name in NAMES], boxes, (7, 7), SCALES, 2
+    )
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=5e-6)
+    output[:4].sum().backward()
+    assert all((maps[name].grad == 0).all() for name in NAMES)
+
+
+def test_not_contiguous():
+    maps = {name: level.detach() for name, level in pyramid(channels=24).items()}
+    boxes = boxes_of_all_sizes()
+    pool = MultiScaleRoIAlign(NAMES, 7, 2)
+    sliced = {name: level[:, ::2] for name, level in maps.items()}
+    scattered = [b.t().contiguous().t() for b in boxes]
+    copied = {name: level.contiguous() for name, level in sliced.items()}
+    assert torch.equal(pool(sliced, scattered, IMAGES), pool(copied, boxes, IMAGES))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_same_result_at_every_simd_level_and_thread_count(layout, simd_level, num_threads, plainly):
+    boxes = boxes_of_all_sizes()
+
+    def pool():
+        maps = pyramid(layout)
+        output = MultiScaleRoIAlign(NAMES, 7, 2, canonical_scale=30)(maps, boxes, IMAGES)
+        output.square().sum().backward()
+        return [output, *(maps[name].grad for name in NAMES)]
+
+    assert all(map(torch.equal, pool(), plainly(pool)))
+
+
 def test_rois_instead_of_lists_and_a_level_that_does_not_exist():
     maps, boxes = pyramid(), boxes_of_all_sizes()
     rois = torch.cat([torch.tensor([0.0] * 60 + [1.0] * 60)[:, None], torch.cat(boxes)], dim=1)
@@ -68,7 +124,7 @@ def test_rois_instead_of_lists_and_a_level_that_does_not_exist():
     inputs = [maps[name].detach() for name in NAMES]
     levels = torch.full((120,), 1, dtype=torch.int32)
     levels[:2] = torch.tensor([-1, 4])
-    output = multiscale_roi_align(inputs, rois, levels, 7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], 2)
+    output = multiscale_roi_align(inputs, rois, levels, 7, SCALES, 2)
     assert (output[:2] == 0).all() and (output[2:] != 0).any()
 
 
