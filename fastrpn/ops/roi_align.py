@@ -19,8 +19,9 @@ def roi_align(
     """Mean of bilinear samples in each bin of each box; as `torchvision.ops.roi_align`.
 
     Nothing is rounded: a bin has real borders and `sampling_ratio` x `sampling_ratio` samples on
-    a regular grid. A sample more than a cell outside the map counts as 0. A box with a NaN or
-    infinite coordinate gives zeros.
+    a regular grid. A sample more than a cell outside the map counts as 0, whatever the
+    features (torchvision's is NaN if the map's first cell is). A box with a NaN or infinite
+    coordinate gives zeros.
 
     Args:
         input: [N, C, H, W] features; float16, bfloat16, float32 or float64, NCHW-contiguous or

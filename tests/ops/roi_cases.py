@@ -1,9 +1,18 @@
 """Inputs shared by the tests of the RoI operators."""
 
 import torch
+from hypothesis import strategies as st
 
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 SCALE = 1 / 16
+
+corners = st.floats(-40, 60, width=32) | st.integers(-5, 30).map(float)
+any_rois = st.lists(
+    st.tuples(st.sampled_from([0.0, 1.0]), corners, corners, corners, corners),
+    min_size=1,
+    max_size=6,
+)
 
 
 def random_case(seed, *, batch=2, channels=20, height=19, width=25, rois=40, dtype=torch.float32):

@@ -63,6 +63,36 @@ def test_iou_variants_equal_torchvision(name, dtype):
     assert getattr(ops, name)(a[0, :0], b[0]).shape == (0, 30)
 
 
+# Proper, degenerate, inverted, the same twice; then some that are not finite.
+CORNER_CASES = [
+    [0.0, 0, 4, 4], [1, 1, 5, 5], [3, 3, 3, 3], [0, 2, 9, 2], [5, 5, 2, 2], [0, 4, 4, 0],
+    [0, 0, 4, 4], [100, 100, 120, 110],
+]  # fmt: skip
+NOT_FINITE = [
+    [math.nan, 0.0, 1, 1], [0, 0, math.nan, math.nan], [0, 0, math.inf, 1],
+    [-math.inf, -math.inf, math.inf, math.inf],
+]  # fmt: skip
+
+
+def corner_cases(dtype: torch.dtype) -> torch.Tensor:
+    return torch.tensor(CORNER_CASES + (NOT_FINITE if dtype.is_floating_point else [])).to(dtype)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int16, torch.int32, torch.int64])
+def test_iou_variants_of_corner_cases_equal_torchvision(name, dtype):
+    boxes = corner_cases(dtype)
+    ours, wanted = (getattr(module, name)(boxes, boxes) for module in (ops, torchvision.ops))
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("shapes", [((0, 4), (3, 4)), ((3, 4), (0, 4)), ((2, 0, 4), (2, 5, 4))])
+def test_iou_variants_of_no_boxes(name, shapes):
+    first, second = (torch.zeros(shape) for shape in shapes)
+    assert getattr(ops, name)(first, second).shape == (*shapes[0][:-1], shapes[1][-2])
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_iou_variants_differentiate(name):
     a, b = random_boxes(4, dtype=torch.float64), random_boxes(3, dtype=torch.float64, seed=1)
@@ -87,6 +117,33 @@ def test_coding_equals_torchvision(weights, dtype):
         (ops.decode_boxes(deltas, anchors, weights), coder.decode_single(deltas, anchors)),
     ]:
         torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_coding_of_corner_cases_equals_torchvision(weights, dtype):
+    coder, boxes = BoxCoder(weights), corner_cases(dtype)
+    anchors = boxes.flip(0)
+    wide = torch.promote_types(dtype, torch.float32)  # which torchvision does not compute in
+    deltas = torch.cat([boxes, -boxes], dim=1) / 4
+    for ours, wanted in [
+        (
+            ops.encode_boxes(boxes, anchors, weights),
+            coder.encode_single(boxes.to(wide), anchors.to(wide)),
+        ),
+        (
+            ops.decode_boxes(deltas, anchors, weights),
+            coder.decode_single(deltas.to(wide), anchors.to(wide)),
+        ),
+    ]:
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=0, equal_nan=True)
+
+
+def test_coding_of_no_boxes():
+    boxes = torch.zeros(0, 4)
+    assert ops.encode_boxes(boxes, boxes).shape == (0, 4)
+    assert ops.decode_boxes(torch.zeros(0, 12), boxes).shape == (0, 12)
+    assert ops.decode_boxes(torch.zeros(3, 0, 4), torch.zeros(3, 0, 4)).shape == (3, 0, 4)
 
 
 @settings(max_examples=50, deadline=None)
@@ -121,6 +178,15 @@ def test_coding_differentiates():
     assert torch.autograd.gradcheck(ops.decode_boxes, (deltas, anchors))
 
 
+def test_elementary_functions_differentiate():
+    boxes = random_boxes(5, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(ops.clip_boxes_to_image, (boxes, (60, 50)))
+    for fmt in ("xyxy", "xywh", "cxcywh"):
+        assert torch.autograd.gradcheck(ops.box_area, (boxes, fmt))
+        for other in ("xyxy", "xywh", "cxcywh"):
+            assert torch.autograd.gradcheck(ops.box_convert, (boxes, fmt, other))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -133,6 +199,7 @@ def test_coding_differentiates():
         (lambda: ops.generalized_box_iou(torch.zeros(4), torch.zeros(1, 4)), ValueError, "boxes1"),
         (lambda: ops.encode_boxes(torch.zeros(1, 4).long(), torch.zeros(1, 4)), TypeError, "boxes"),
         (lambda: ops.encode_boxes(torch.zeros(1, 4), torch.zeros(4, 1)), ValueError, "anchors"),
+        (lambda: ops.decode_boxes(torch.zeros(1, 4).int(), torch.zeros(1, 4)), TypeError, "deltas"),
         (lambda: ops.decode_boxes(torch.zeros(1, 5), torch.zeros(1, 4)), ValueError, "deltas"),
         (
             lambda: ops.decode_boxes(torch.zeros(1, 4), torch.zeros(1, 4), (1.0, 1.0)),

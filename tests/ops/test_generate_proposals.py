@@ -168,6 +168,15 @@ def test_no_gradient_flows_back():
     assert not any(tensor.requires_grad for tensor in ours)
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_raw_operator_does_not_drop_a_gradient_silently(index):
+    objectness, deltas, anchors, image_sizes = random_inputs(1, [50], 0)
+    inputs = (objectness, deltas.requires_grad_(), anchors, image_sizes)
+    outputs = torch.ops.fastrpn.generate_proposals(*inputs, *OPTIONS.values(), [50])
+    with pytest.warns(UserWarning, match="autograd kernel was not registered"):
+        outputs[index].sum().backward()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck_and_compile(dtype):
     inputs = random_inputs(2, [80, 20], 0, dtype)

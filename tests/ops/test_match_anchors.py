@@ -170,12 +170,22 @@ def test_no_gradient_flows_back():
     assert not max_iou.requires_grad
 
 
+def test_the_raw_operator_does_not_drop_a_gradient_silently():
+    anchors = grid_anchors(2, 2).requires_grad_()
+    arguments = (anchors, anchors.detach()[None], torch.tensor([2]), 0.7, 0.3, True, None)
+    _, max_iou = torch.ops.fastrpn.match_anchors(*arguments)
+    with pytest.warns(UserWarning, match="autograd kernel was not registered"):
+        max_iou.sum().backward()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck_and_compile(dtype):
     generator = torch.Generator().manual_seed(0)
     anchors, gt_boxes = random_boxes((70,), generator), random_boxes((2, 6), generator)
     inputs = (anchors.to(dtype), gt_boxes.to(dtype), torch.tensor([6, 0]))
-    torch.library.opcheck(torch.ops.fastrpn.match_anchors.default, (*inputs, 0.7, 0.3, True, None))
+    for valid in (None, torch.arange(70) % 3 > 0, (torch.arange(140) % 3 > 0).view(2, 70)):
+        arguments = (*inputs, 0.7, 0.3, True, valid)
+        torch.library.opcheck(torch.ops.fastrpn.match_anchors.default, arguments)
     compiled = torch.compile(
         lambda *tensors: ops.match_anchors(*tensors, **THRESHOLDS),
         fullgraph=True,

@@ -3,7 +3,9 @@
 import pytest
 import torch
 import torchvision
-from roi_cases import LAYOUTS, SCALE, output_and_gradient, random_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from roi_cases import DTYPES, LAYOUTS, SCALE, any_rois, output_and_gradient, random_case
 
 from fastrpn.ops import RoIAlign, reference, roi_align
 
@@ -50,6 +52,41 @@ def test_float64_equals_torchvision_and_oracle(layout, sampling_ratio):
         torch.testing.assert_close(output, result, rtol=1e-12, atol=1e-12)
     for result in (expected_grad, oracle_grad):
         torch.testing.assert_close(grad, result, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_rois, st.sampled_from(LAYOUTS), st.integers(1, 5), st.integers(0, 3), st.booleans())
+def test_any_rois_equal_the_oracle_and_align_is_linear(rois, layout, size, sampling_ratio, aligned):
+    rois = torch.tensor(rois, dtype=torch.float64)
+    args = (rois, (size, 3), 0.5, sampling_ratio, aligned)
+    features = random_case(14, channels=9, height=8, width=11, dtype=torch.float64)[0]
+    more = features.flip(0).contiguous(memory_format=layout)
+    output, other = roi_align(features, *args), roi_align(more, *args)
+    close = {"rtol": 1e-10, "atol": 1e-10}
+    torch.testing.assert_close(output, reference.roi_align(features, *args), **close)
+    torch.testing.assert_close(roi_align(features + 3 * more, *args), output + 3 * other, **close)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("sampling_ratio", [-1, 2])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_features_that_are_not_finite(layout, sampling_ratio, value):
+    """As in torchvision, where a sample off the map counts as 0 times the map's first cell."""
+    features, rois = random_case(15, channels=24)
+    bad = torch.rand(features.shape, generator=torch.Generator().manual_seed(2)) < 0.03
+    bad[:, :, 0, 0] = False
+    features = features.masked_fill(bad, value).contiguous(memory_format=layout)
+    args = (rois, (7, 7), SCALE, sampling_ratio)
+    expected = torchvision.ops.roi_align(features, *args)
+    output = roi_align(features, *args)
+    assert torch.equal(output.isfinite(), expected.isfinite()) and not expected.isfinite().all()
+    # At the far border torchvision reads a cell twice, with weights 1 and 0: infinity turns to NaN.
+    same = ~expected.isnan() | (value != value)
+    torch.testing.assert_close(output[same], expected[same], **CLOSE, equal_nan=True)
+    features = torch.zeros(1, 8, 5, 6).contiguous(memory_format=layout)
+    features[:, :, 0, 0] = value
+    off = torch.tensor([[0.0, -90, -90, -50, -50]])
+    assert (roi_align(features, off, 3, 1.0, sampling_ratio) == 0).all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -114,10 +151,14 @@ def test_bad_rois_give_zeros(layout, sampling_ratio, aligned):
     rois[0, 1], rois[1, 4], rois[2, 3] = float("nan"), float("inf"), -float("inf")
     rois[3, 0] = float("nan")
     rois[4, 1:] = torch.tensor([-3e38, -3e38, 3e38, 3e38])
-    rois[5, 1:] = torch.tensor([-1e9, -1e9, 1e9, 1e9])
+    rois[5, 1:] = torch.tensor([-1e9, -1e9, 1e9, 1e9])  # few of its many samples are on the map
+    rois[6, 1:] = torch.tensor([-1e4, -1e4, 1e4, 1e4])
     output = roi_align(features, rois, 7, SCALE, sampling_ratio, aligned)
     assert (output[:4] == 0).all()
-    assert output.isfinite().all()
+    assert (output[4:6].abs() < 1e-8).all()
+    expected = torchvision.ops.roi_align(features, rois[6:], 7, SCALE, sampling_ratio, aligned)
+    torch.testing.assert_close(output[6:], expected, **CLOSE)
+    assert expected[1].any()
     output[:4].sum().backward()
     assert (features.grad == 0).all()
     # The kernel's own guard, behind the check in Python.
@@ -174,7 +215,7 @@ def test_double_backward_raises():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(layout, dtype):
     features, rois = random_case(12, channels=16, rois=6, dtype=dtype)
     features = features.contiguous(memory_format=layout).requires_grad_()

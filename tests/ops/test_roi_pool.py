@@ -3,7 +3,17 @@
 import pytest
 import torch
 import torchvision
-from roi_cases import LAYOUTS, SCALE, equal_bits, output_and_gradient, random_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from roi_cases import (
+    DTYPES,
+    LAYOUTS,
+    SCALE,
+    any_rois,
+    equal_bits,
+    output_and_gradient,
+    random_case,
+)
 
 from fastrpn.ops import RoIPool, reference, roi_pool
 
@@ -52,6 +62,21 @@ def test_equals_oracle():
     output, argmax = torch.ops.fastrpn.roi_pool_argmax(features, rois, SCALE, 4, 3)
     assert torch.equal(output, expected)
     assert torch.equal(argmax, expected_argmax)
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_rois, st.sampled_from(LAYOUTS), st.integers(1, 5), st.integers(1, 5))
+def test_any_rois_equal_the_oracle_and_pool_a_maximum(rois, layout, height, width):
+    rois = torch.tensor(rois)
+    features, more = random_case(17, channels=9, height=8, width=11)[0], random_case(18)[0]
+    more = more[:, :9, :8, :11]
+    features = features.contiguous(memory_format=layout)
+    output = roi_pool(features, rois, (height, width), 0.5)
+    assert torch.equal(output, reference.roi_pool(features, rois, (height, width), 0.5)[0])
+    # The maximum of two maps pools to the maximum of what they pool to.
+    other = roi_pool(more, rois, (height, width), 0.5)
+    both = roi_pool(features.maximum(more), rois, (height, width), 0.5)
+    assert torch.equal(both, output.maximum(other))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -124,10 +149,16 @@ def test_bad_rois_give_zeros(layout):
         -float("inf"),
         float("nan"),
     )
-    rois[4, 1:] = torch.tensor([-3e38, -3e38, 3e38, 3e38])  # finite: the whole map
+    rois[4, 1:] = torch.tensor([-1e11, -1e11, 1e11, 1e11])  # the middle bin has the whole map
+    rois[5, 1:] = torch.tensor([-3e38, -3e38, 3e38, 3e38])
     output = roi_pool(features, rois, 7, SCALE)
     assert (output[:4] == 0).all()
-    assert output[5:].abs().sum() > 0
+    whole = torch.zeros(20, 7, 7)
+    whole[:, 3, 3] = features[int(rois[4, 0])].detach().amax((1, 2))
+    assert torch.equal(output[4], whole)
+    assert output[5].isfinite().all()
+    expected = torchvision.ops.roi_pool(features, rois[6:], 7, SCALE)
+    assert torch.equal(output[6:], expected) and expected.any()
     output[:4].sum().backward()
     assert (features.grad == 0).all()
     # The kernels' own guard, behind the check in Python.
@@ -182,7 +213,7 @@ def test_double_backward_raises():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(layout, dtype):
     features, rois = random_case(15, channels=16, rois=6, dtype=dtype)
     features = features.contiguous(memory_format=layout).requires_grad_()
@@ -235,8 +266,8 @@ def test_bad_arguments(change, error, message):
         roi_pool(**{**good, **change})
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_bin_of_nans_only_gives_the_lowest_finite_value(dtype, layout):
     features = torch.full((1, 40, 4, 4), torch.nan, dtype=dtype).to(memory_format=layout)
     rois = torch.tensor([[0.0, 0, 0, 3, 3]], dtype=torch.promote_types(dtype, torch.float32))

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nms_cases import DTYPES, any_boxes
 
 from fastrpn import ops
 from fastrpn.ops import reference
 
 METHODS = ["linear", "gaussian"]
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
 def random_case(n: int, seed: int, dtype: torch.dtype = torch.float32):
@@ -50,6 +52,28 @@ def test_every_simd_level_gives_the_same_bits(method, simd_level, plainly):
         return ops.soft_nms(boxes, scores, method=method)
 
     assert all(map(torch.equal, select(), plainly(select)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(any_boxes, st.integers(0, 10_000), st.floats(0, 1))
+def test_any_floats_equal_the_oracle(boxes, seed, iou_threshold):
+    boxes = torch.tensor(boxes)
+    scores = torch.rand(len(boxes), generator=torch.Generator().manual_seed(seed)).round(decimals=1)
+    options = {"method": "linear", "iou_threshold": iou_threshold, "score_threshold": 0.05}
+    wanted = reference.soft_nms(boxes, scores, sigma=0.5, **options)
+    assert_same(ops.soft_nms(boxes, scores, **options), wanted)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(METHODS), st.floats(0.1, 2))
+def test_scores_only_fall_and_are_sorted(seed, method, sigma):
+    boxes, scores = random_case(60, seed)
+    indices, decayed = ops.soft_nms(boxes, scores, method=method, sigma=sigma, score_threshold=0.01)
+    assert len(indices.unique()) == len(indices)
+    assert (decayed.diff() <= 0).all() and (decayed > 0.01).all()
+    assert (decayed <= scores[indices]).all() and decayed[0] == scores.max()
+    alone = (ops.box_iou(boxes, boxes) > 0).sum(1) == 1  # meets no other box
+    assert torch.equal(decayed[alone[indices]], scores[indices][alone[indices]])
 
 
 def test_weights_of_the_paper():
@@ -103,8 +127,9 @@ def test_not_contiguous():
     assert_same(ops.soft_nms(wide[:, :4], wide[:, 4]), ops.soft_nms(boxes, scores))
 
 
-def test_operator_passes_opcheck():
-    boxes, scores = random_case(20, 7)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_operator_passes_opcheck(dtype):
+    boxes, scores = random_case(20, 7, dtype)
     arguments = (boxes, scores, "gaussian", 0.5, 0.3, 0.001)
     torch.library.opcheck(torch.ops.fastrpn.soft_nms, arguments)
 
