@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from benchmarks import cuda_roi_cases
 from benchmarks.cuda_timing import Call, Case
 from benchmarks.generate_proposals import torchvision_stage
 from benchmarks.inputs import dense_boxes, rpn_boxes
@@ -19,29 +20,11 @@ def forward(function):
     return lambda *inputs: partial(function, *inputs)
 
 
-def backward(function, deterministic: bool = False):
-    """Times the gradient of the function's first input alone."""
+def in_half(function, dtype: torch.dtype = torch.float16):
+    """The same on inputs of a half type."""
 
-    def prepare(features: Tensor, *others: Tensor) -> Call:
-        leaf = features.detach().requires_grad_()
-
-        def call():
-            return torch.autograd.grad(output, leaf, upstream, retain_graph=True)[0]
-
-        def call_deterministically():
-            torch.use_deterministic_algorithms(True)
-            try:
-                return call()
-            finally:
-                torch.use_deterministic_algorithms(False)
-
-        torch.use_deterministic_algorithms(deterministic)
-        try:
-            output = function(leaf, *others)
-        finally:
-            torch.use_deterministic_algorithms(False)
-        upstream = torch.ones_like(output)
-        return call_deterministically if deterministic else call
+    def prepare(*inputs: Tensor) -> Call:
+        return partial(function, *(x.to(dtype) for x in inputs))
 
     return prepare
 
@@ -63,7 +46,7 @@ def nms_cases(dry: bool) -> Iterator[Case]:
                 "fastrpn": forward(lambda b, s: ops.nms(b, s, 0.7)),
                 "torchvision": forward(lambda b, s: torchvision.ops.nms(b, s, 0.7)),
             },
-            *(3, 6),
+            {"× torchvision": (3, 6)},
         )
     n = 2000 if dry else 100_000
     yield Case(
@@ -72,13 +55,50 @@ def nms_cases(dry: bool) -> Iterator[Case]:
             "fastrpn": forward(lambda b, s: ops.nms(b, s, 0.5)),
             "torchvision": forward(lambda b, s: torchvision.ops.nms(b, s, 0.5)),
         },
-        *(10, 50),
+        {"× torchvision": (10, 50), "of torchvision's memory": (0.05, None)},
     )
-    if not dry:  # torchvision's mask would be 125 GB
-        million = forward(lambda b, s: ops.nms(b, s, 0.5))
-        make = partial(dense_boxes, 1_000_000, extent=7000)
-        yield Case("nms", "1,000,000 dense @0.5", 1_000_000, make, {"fastrpn": million})
+    n, extent = (3000, 400) if dry else (1_000_000, 7000)
+    million = forward(lambda b, s: ops.nms(b, s, 0.5))  # torchvision's mask would be 125 GB
+    make = partial(dense_boxes, n, extent=extent)
+    yield Case("nms", f"{n:,} dense @0.5", n, make, {"fastrpn": million})
+    yield from half_nms_cases(dry)
+    n = 500 if dry else 20_000
+    yield Case(
+        *("batched_nms", f"{n:,} x 80 classes", n),
+        lambda: [*dense_boxes(n, extent=800), torch.arange(n) % 80],
+        {
+            "fastrpn": forward(lambda b, s, c: ops.batched_nms(b, s, c, 0.5)),
+            "torchvision": forward(lambda b, s, c: torchvision.ops.batched_nms(b, s, c, 0.5)),
+        },
+        comparable=False,  # coordinates with offsets are rounded
+    )
     yield batched_nms_case(*((2, 500) if dry else (8, 20_000)))
+    yield from soft_nms_cases(dry)
+
+
+def half_nms_cases(dry: bool) -> Iterator[Case]:
+    """Boxes of half types; torchvision has float16 alone, and that on a GPU alone."""
+    n = 300 if dry else 12_000
+    for dtype in (torch.float16, torch.bfloat16):
+        libraries = {"fastrpn": forward(lambda b, s: ops.nms(b, s, 0.7))}
+        if dtype == torch.float16 and not dry:
+            libraries["torchvision"] = forward(lambda b, s: torchvision.ops.nms(b, s, 0.7))
+        work = f"{n:,} RPN-like @0.7, {str(dtype).removeprefix('torch.')}"
+        yield Case(
+            *("nms", work, n),
+            lambda dtype=dtype: [x.to(dtype) for x in rpn_boxes(n)],
+            libraries,
+            comparable=False,  # equal scores, in any order
+        )
+
+
+def soft_nms_cases(dry: bool) -> Iterator[Case]:
+    """No peer on a GPU that we know of."""
+    for n in [100] if dry else [1000, 10_000]:
+        yield Case(
+            *("soft_nms", f"{n:,} RPN-like, linear", n, partial(rpn_boxes, n)),
+            {"fastrpn": forward(lambda b, s: ops.soft_nms(b, s, score_threshold=0.05))},
+        )
 
 
 def batched_nms_case(images: int, n: int) -> Case:
@@ -99,7 +119,7 @@ def batched_nms_case(images: int, n: int) -> Case:
     return Case(
         *("batched_nms", f"{n:,} x 80 classes, {images} images", images * n, make),
         {"fastrpn": forward(ours), "torchvision": forward(theirs)},
-        *(5, 15),
+        {"× torchvision": (5, 15)},
         comparable=False,
     )
 
@@ -114,8 +134,13 @@ def box_iou_cases(dry: bool) -> Iterator[Case]:
         yield Case(
             *("box_iou", f"{rows:,} x {columns:,}", rows * columns),
             lambda rows=rows, columns=columns: [boxes_of(rows, 0), boxes_of(columns, 1)],
-            {"fastrpn": forward(ops.box_iou), "torchvision": forward(torchvision.ops.box_iou)},
-            *(6, None),
+            {
+                "fastrpn": forward(ops.box_iou),
+                "fastrpn float16": in_half(ops.box_iou),
+                "torchvision": forward(torchvision.ops.box_iou),
+                "torchvision float16": in_half(torchvision.ops.box_iou),
+            },
+            {"× torchvision": (6, None), "of fill": (0.8, 0.95)},
             bound="fill",
         )
 
@@ -140,66 +165,6 @@ def match_anchors_cases(dry: bool) -> Iterator[Case]:
         *("match_anchors", f"{len(anchors):,} x 32, {images} images", images * len(anchors), make),
         {"fastrpn": forward(ours), "torchvision": forward(theirs)},
     )
-
-
-def roi_cases(dry: bool) -> Iterator[Case]:
-    maps = [((1, 512, 38, 50), 1 / 16), ((1, 256, 200, 272), 1 / 4)]
-    if dry:
-        maps = [((1, 16, 19, 25), 1 / 16)]
-    count = 20 if dry else 2000
-    for shape, scale in maps:
-        make = partial(features_and_rois, shape, count, scale)
-        work = f"{count:,} RoIs, {'x'.join(map(str, shape[1:]))}"
-
-        def our_pool(x, rois, scale=scale):
-            return ops.roi_pool(x, rois, 7, scale)
-
-        def their_pool(x, rois, scale=scale):
-            return torchvision.ops.roi_pool(x, rois, 7, scale)
-
-        def our_align(x, rois, scale=scale):
-            return ops.roi_align(x, rois, 7, scale, 2, True)
-
-        def their_align(x, rois, scale=scale):
-            return torchvision.ops.roi_align(x, rois, 7, scale, 2, True)
-
-        for op, ours, theirs, must, aim in [
-            ("roi_pool", our_pool, their_pool, 3, 6),
-            ("roi_align", our_align, their_align, 1.5, 3),
-        ]:
-            libraries = {
-                "fastrpn": channels_last(forward(ours)),
-                "fastrpn NCHW": forward(ours),
-                "torchvision": forward(theirs),
-            }
-            yield Case(op, f"forward, {work}", count, make, libraries, must, aim)
-            gradients = {
-                "fastrpn": channels_last(backward(ours)),
-                "fastrpn NCHW": backward(ours),
-                "torchvision": backward(theirs),
-            }
-            if op == "roi_align":
-                gradients["torchvision deterministic"] = backward(theirs, deterministic=True)
-            yield Case(op, f"backward, {work}", count, make, gradients, 1, 2)
-
-
-def channels_last(prepare):
-    """The same with the features in the layout that our models run in."""
-
-    def prepare_channels_last(features: Tensor, *others: Tensor) -> Call:
-        return prepare(features.contiguous(memory_format=torch.channels_last), *others)
-
-    return prepare_channels_last
-
-
-def features_and_rois(shape: tuple[int, ...], count: int, scale: float) -> list[Tensor]:
-    """Random features [1, C, H, W] and RoIs [count, 5] within the image they stand for."""
-    generator = torch.Generator().manual_seed(0)
-    extent = torch.tensor([shape[3], shape[2]]) / scale
-    corners = torch.rand(count, 2, generator=generator) * extent * 0.7
-    sides = torch.rand(count, 2, generator=generator) * extent * 0.3
-    rois = torch.cat([torch.zeros(count, 1), corners, corners + sides], dim=1)
-    return [torch.randn(shape, generator=generator), rois]
 
 
 def proposal_cases(dry: bool) -> Iterator[Case]:
@@ -229,9 +194,9 @@ def proposal_cases(dry: bool) -> Iterator[Case]:
             "fastrpn": forward(ours),
             "torchvision": lambda o, d, a, _: torchvision_stage(o, d, a, sizes, before, after),
         },
-        *(10, 30),
+        {"× torchvision": (10, 30)},
         comparable=False,
     )
 
 
-ALL = (nms_cases, box_iou_cases, match_anchors_cases, proposal_cases, roi_cases)
+ALL = (nms_cases, box_iou_cases, match_anchors_cases, proposal_cases, *cuda_roi_cases.ALL)

@@ -4,39 +4,44 @@
 #
 #   benchmarks/run_cuda.sh                  all steps
 #   benchmarks/run_cuda.sh test bench       only these, of: build test memcheck racecheck initcheck bench model
-#                                           report
+#                                           profile report
 #   benchmarks/run_cuda.sh --dry-run [...]  on a machine without a GPU: runs what can run, says what cannot
 #
-# PYTHON names the interpreter. The results are benchmarks/results/<gpu>/: two JSON files, pictures and
-# summary.md. A dry run leaves its own in build/cuda-dry-run.
+# PYTHON names the interpreter, OUT the folder of the results (default: benchmarks/results): <gpu>.json, its
+# summary <gpu>.md and pictures. A dry run leaves its own in build/cuda-dry-run, if OUT says nothing else.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
-LIMIT=480 # seconds
+LIMIT=480 # seconds of a step
+PROBE=90  # seconds of finding out whether a tool works here
 DRY_RUN=0
 if [[ ${1:-} == --dry-run ]]; then
   DRY_RUN=1
   shift
 fi
-ALL_STEPS=(build test memcheck racecheck initcheck bench model report)
+ALL_STEPS=(build test memcheck racecheck initcheck bench model profile report)
 STEPS=("$@")
 [[ ${#STEPS[@]} -eq 0 ]] && STEPS=("${ALL_STEPS[@]}")
 FAILED=()
 
-# Runs a command for at most LIMIT seconds and remembers its failure.
+# Runs a command for at most what is left of its step's LIMIT and remembers its failure.
 run() {
+  local left=$((DEADLINE - SECONDS))
   echo "+ $*"
-  timeout "$LIMIT" "$@" || FAILED+=("$*")
+  if ((left <= 0)); then
+    FAILED+=("no time left: $*")
+    return
+  fi
+  timeout --kill-after 10 "$left" "$@" || FAILED+=("$*")
 }
 
-# The folder of the results.
+# The file of the results, without its suffix.
 results() {
   if [[ $DRY_RUN == 1 ]]; then
-    echo build/cuda-dry-run
+    echo "${OUT:-build/cuda-dry-run}/dry-run"
   else
-    "$PYTHON" -c 'import torch; print("benchmarks/results/" +
-      torch.cuda.get_device_name().replace(" ", "-").lower())'
+    echo "${OUT:-benchmarks/results}/$("$PYTHON" -m benchmarks.cuda_results)"
   fi
 }
 
@@ -51,22 +56,26 @@ step_build() {
   run "$PYTHON" -m fastrpn info
 }
 
-# Without a GPU these tests are collected and skipped: that shows that they can be imported.
+# Without a GPU the tests that compare results run on the CPU, and the others are skipped.
 step_test() {
-  run "$PYTHON" -m pytest -q -m cuda tests/cuda
+  local device=cuda
+  [[ $DRY_RUN == 1 ]] && device=cpu
+  run env FASTRPN_TEST_DEVICE=$device "$PYTHON" -m pytest -q -m cuda tests/cuda
 }
 
-# Runs a tool of compute-sanitizer on the op tests, without torch's cache of memory, which hides overruns.
+# Runs a tool of compute-sanitizer on every op in every dtype and layout, without torch's cache of memory,
+# which hides overruns.
 sanitize() {
   if [[ $DRY_RUN == 1 ]]; then
     echo "skipped: compute-sanitizer needs a GPU"
   elif ! command -v compute-sanitizer > /dev/null; then
     echo "skipped: compute-sanitizer is not installed"
-  elif ! compute-sanitizer --error-exitcode 9 "$PYTHON" -c 'import torch; torch.zeros(1).cuda()'; then
+  elif ! timeout "$PROBE" compute-sanitizer --error-exitcode 9 "$PYTHON" -c \
+    'import torch; torch.zeros(1).cuda()'; then
     echo "skipped: compute-sanitizer does not work on this machine (its message is above)"
   else
     run env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 \
-      "$PYTHON" -m pytest -q -m cuda tests/cuda/test_ops.py -k "equals_the_cpu and not 20000"
+      "$PYTHON" -m pytest -q -m cuda tests/cuda/test_results.py -k "not 20000"
   fi
 }
 
@@ -75,7 +84,7 @@ step_racecheck() { sanitize racecheck; }
 step_initcheck() { sanitize initcheck; }
 
 bench() {
-  local options=(--output "$(results)/$1.json")
+  local options=(--output "$(results).json")
   [[ $DRY_RUN == 1 ]] && options+=(--dry-run)
   run "$PYTHON" -m benchmarks.cuda_ops "$1" "${options[@]}"
 }
@@ -83,8 +92,29 @@ bench() {
 step_bench() { bench ops; }
 step_model() { bench model; }
 
+# The time of each kernel by torch's profiler; what limits it by ncu, where that works.
+step_profile() {
+  local file options=()
+  file=$(results)
+  mkdir -p "$(dirname "$file")"
+  if [[ $DRY_RUN == 1 ]]; then
+    options+=(--dry-run)
+    run "$PYTHON" -m benchmarks.cuda_profile --dry-run --once
+    echo "skipped: ncu needs a GPU"
+  elif ! command -v ncu > /dev/null; then
+    echo "skipped: ncu is not installed"
+  elif ! timeout "$PROBE" ncu -c 1 "$PYTHON" -c 'import torch; torch.zeros(1).cuda()'; then
+    echo "skipped: ncu does not work on this machine (its message is above)"
+  else
+    run ncu --profile-from-start off --set basic --csv --log-file "${file}_ncu.csv" \
+      "$PYTHON" -m benchmarks.cuda_profile --once
+    options+=(--ncu "${file}_ncu.csv")
+  fi
+  run "$PYTHON" -m benchmarks.cuda_profile "${options[@]}" --output "$file.json"
+}
+
 step_report() {
-  run "$PYTHON" -m benchmarks.cuda_report "$(results)"
+  run "$PYTHON" -m benchmarks.cuda_report "$(results).json"
 }
 
 for step in "${STEPS[@]}"; do
@@ -99,6 +129,7 @@ if [[ $DRY_RUN == 0 ]] && ! "$PYTHON" -c 'import torch; assert torch.cuda.is_ava
 fi
 for step in "${STEPS[@]}"; do
   echo "== $step"
+  DEADLINE=$((SECONDS + LIMIT))
   "step_$step"
 done
 
