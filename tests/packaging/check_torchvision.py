@@ -3,10 +3,11 @@
     python tests/packaging/check_torchvision.py 0.29.2 0.28.0
 
 In a temporary environment, one release after the other: `pip install torchvision==RELEASE`, which
-brings its torch, then tests/test_accelerate.py and tests/ops. The native libraries are those built
-in this source tree, unchanged: one build serves every torch. A table is printed, and written to
-docs/compatibility.md by `--write`. A release takes three minutes; the disk needs room for one torch
-with CUDA, 8 GB. pip's own configuration decides which releases it may install.
+brings its torch, then tests/test_accelerate.py and tests/ops, but for slow ones. The native
+libraries are those built in this source tree, unchanged: one build serves every torch. A table is
+printed, and written to docs/compatibility.md by `--write`. A release takes three minutes; the disk
+needs room for one torch with CUDA, 8 GB. pip's own configuration decides which releases it may
+install.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def check(release: str, folder: Path) -> tuple[str, bool]:
     query = "import torch, torchvision; print(torchvision.__version__, torch.__version__)"
     versions = run(python, "-c", query, cwd=folder).stdout.split()
     tests = subprocess.run(
-        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *TESTS],
         cwd=ROOT, env=clean_environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True,
     )  # fmt: skip
     if tests.returncode:
