@@ -20,6 +20,8 @@ COLOURS = {
     "fastrpn": "#d1495b",
     "torchvision": "#30638e",
     "fastrpn.numpy": "#e8909a",
+    "fastrpn nms": "#e8909a",
+    "reference": "#333333",
     "lsnms": "#edae49",
     "powerboxes": "#66a182",
     "powerboxes R-tree": "#a9cdb8",
@@ -172,10 +174,14 @@ def draw_scan(results_file: Path) -> list[Path]:
     )
     if others := [m for m in results.get("other regimes", []) if _is_power_of_ten(m["size"])]:
         path = folder / "regimes_others.png"
-        columns = "times faster than torchvision; boxes, anchors or RoIs"
         pictures.append(
             regime_chart(
-                others, lambda m: m["op"], lambda m: m["size"], path, heading(results), columns
+                others,
+                lambda m: m["op"],
+                lambda m: m["size"],
+                path,
+                "times faster than torchvision\n" + heading(results),
+                "boxes, anchors or RoIs",
             )
         )
     return pictures
@@ -186,7 +192,7 @@ def _is_power_of_ten(number: int) -> bool:
 
 
 def _save(figure: plt.Figure, path: Path) -> Path:
-    figure.tight_layout()
+    figure.set_layout_engine("constrained")
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
     return path
