@@ -26,17 +26,18 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Weights = (1.0, 1.0, 1
     """Expresses boxes relative to their anchors: the regression targets.
 
     Args:
-        boxes: `[..., 4]` xyxy.
-        anchors: `[..., 4]` xyxy, of a shape that broadcasts with `boxes`.
+        boxes: `[..., 4]` xyxy in pixels, float16 to float64.
+        anchors: `[..., 4]` xyxy in pixels, of a shape that broadcasts with `boxes`.
         weights: of `(tx, ty, tw, th)`.
 
     Returns:
-        `[..., 4]` deltas. A box without area has a delta of minus infinity or NaN: mask such rows
-        with `torch.where`, not with a product.
+        `[..., 4]` deltas, at least float32. A box without area has a delta of minus infinity or
+        NaN: mask such rows with `torch.where`, not with a product.
 
     Raises:
-        TypeError: not floating point. ValueError: last dimension not 4, or shapes that do not
-            broadcast.
+        TypeError: not floating point.
+        ValueError: last dimension not 4, or not four weights.
+        RuntimeError: shapes that do not broadcast.
     """
     check_float("boxes", boxes)
     check_float("anchors", anchors)
@@ -66,17 +67,19 @@ def decode_boxes(
     """Applies deltas to anchors: the inverse of :func:`encode_boxes`.
 
     Args:
-        deltas: `[..., 4 * K]`: K deltas for each anchor (one for each class, say).
-        anchors: `[..., 4]` xyxy, of a shape whose leading dimensions broadcast with those of
-            `deltas`.
+        deltas: `[..., 4 * K]` float16 to float64: K for each anchor (one for each class, say).
+        anchors: `[..., 4]` xyxy in pixels, of a shape whose leading dimensions broadcast with
+            those of `deltas`.
         weights: those of the encoding.
         clip: upper limit of `tw` and `th`.
 
     Returns:
-        `[..., 4 * K]` xyxy boxes.
+        `[..., 4 * K]` xyxy in pixels, float32 (float64 if the deltas are).
 
     Raises:
-        TypeError: not floating point. ValueError: a last dimension that does not fit.
+        TypeError: not floating point.
+        ValueError: a last dimension that does not fit, or not four weights.
+        RuntimeError: leading dimensions that do not broadcast.
     """
     check_float("deltas", deltas)
     check_float("anchors", anchors)

@@ -23,13 +23,15 @@ def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
     """Area of each box.
 
     Args:
-        boxes: `[..., 4]`.
+        boxes: `[..., 4]` floats or integers, in pixels.
         fmt: `"xyxy"`, `"xywh"` or `"cxcywh"`.
 
     Returns:
-        `[...]` square pixels; half precision gives float32. Negative if one side is.
+        `[...]` square pixels; half precision gives float32, integers of less than 32 bits int32.
+        Negative if one side is.
 
     Raises:
+        TypeError: not a tensor of numbers.
         ValueError: unknown `fmt` or last dimension not 4.
     """
     _check(boxes, fmt=fmt)
@@ -44,12 +46,15 @@ def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
     size).
 
     Args:
-        boxes: `[..., 4]` in `in_fmt`.
+        boxes: `[..., 4]` floats or integers, in pixels and `in_fmt`.
+        in_fmt, out_fmt: one of the three.
 
     Returns:
-        `[..., 4]` in `out_fmt`; a copy if the formats are the same.
+        `[..., 4]` in `out_fmt` and the dtype of `boxes`, but for integers and a centre, which is
+        a float32; a copy if the formats are the same.
 
     Raises:
+        TypeError: not a tensor of numbers.
         ValueError: unknown format (rotated boxes are not supported) or last dimension not 4.
     """
     _check(boxes, in_fmt=in_fmt, out_fmt=out_fmt)
@@ -73,13 +78,15 @@ def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Moves every corner into the image.
 
     Args:
-        boxes: `[..., 4]` xyxy.
+        boxes: `[..., 4]` xyxy in pixels, floats or integers.
         size: `(height, width)` of the image in pixels.
 
     Returns:
-        `[..., 4]` with `0 <= x <= width` and `0 <= y <= height`. NaN stays NaN.
+        `[..., 4]` of the dtype of `boxes`, with `0 <= x <= width` and `0 <= y <= height`. NaN
+        stays NaN.
 
     Raises:
+        TypeError: not a tensor of numbers.
         ValueError: last dimension not 4, or `size` not a pair.
     """
     _check(boxes)
@@ -95,12 +102,14 @@ def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
     """Finds the boxes whose two sides are both at least `min_size` pixels.
 
     Args:
-        boxes: `[N, 4]` xyxy.
+        boxes: `[N, 4]` xyxy in pixels, floats or integers.
+        min_size: in pixels.
 
     Returns:
         `[K]` int64 indices of the boxes to keep, ascending. A box with a NaN side is not kept.
 
     Raises:
+        TypeError: not a tensor of numbers.
         ValueError: last dimension not 4.
     """
     _check(boxes)

@@ -37,10 +37,12 @@ def generate_proposals(
     gradient flows back.
 
     Args:
-        objectness: `[B, A]` logits.
+        objectness: `[B, A]` logits, float16 to float64.
         deltas: `[B, A, 4]` of :func:`encode_boxes`; dtype of `objectness`.
-        anchors: `[A, 4]` xyxy; dtype of `objectness`, or float32 beside half types.
+        anchors: `[A, 4]` xyxy in pixels; dtype of `objectness`, or float32 beside half types.
         image_sizes: `[B, 2]` integers: height and width in pixels before padding.
+        pre_nms_top_n: anchors of each level that are decoded, at most.
+        post_nms_top_n: proposals of an image, at most: K.
         nms_threshold: suppress above this IoU.
         min_size: in pixels.
         anchors_per_level: number of anchors of each level in their order, of sum A; all one level

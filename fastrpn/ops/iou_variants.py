@@ -36,6 +36,14 @@ def inter_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
 def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """GIoU (Rezatofighi et al. 2019): IoU less the empty share of the smallest box around both.
 
+    Args:
+        boxes1: `[..., N, 4]` xyxy in pixels, floats or integers.
+        boxes2: `[..., M, 4]`, on the same device.
+
+    Returns:
+        `[..., N, M]` from -1 to 1; the dtype is promoted, float32 for half types and integers.
+        NaN if the union or the hull is empty.
+
     Raises:
         TypeError: not tensors of numbers.
         ValueError: wrong shape, or two devices.
@@ -51,6 +59,15 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
     """DIoU (Zheng et al. 2020): IoU less the squared distance of the centres over the hull's
     diagonal.
 
+    Args:
+        boxes1: `[..., N, 4]` xyxy in pixels, floats or integers.
+        boxes2: `[..., M, 4]`, on the same device.
+        eps: added to the squared diagonal, against division by 0.
+
+    Returns:
+        `[..., N, M]` from -1 to 1; the dtype is promoted, float32 for half types and integers.
+        NaN if the union is empty.
+
     Raises:
         TypeError: not tensors of numbers.
         ValueError: wrong shape, or two devices.
@@ -61,6 +78,18 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
 
 def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
     """CIoU (Zheng et al. 2020): DIoU less a penalty for different aspect ratios.
+
+    As in torchvision the penalty's weight is a constant for the gradient.
+
+    Args:
+        boxes1: `[..., N, 4]` xyxy in pixels, floats or integers.
+        boxes2: `[..., M, 4]`, on the same device.
+        eps: added to the squared diagonal and to the denominator of the weight, against division
+            by 0.
+
+    Returns:
+        `[..., N, M]` at most 1; the dtype is promoted, float32 for half types and integers. NaN if
+        the union is empty or a box is a point.
 
     Raises:
         TypeError: not tensors of numbers.

@@ -34,7 +34,8 @@ def match_anchors(
     of all IoUs. No gradient flows back.
 
     Args:
-        anchors: `[A, 4]` shared by the images, or `[B, A, 4]`; xyxy.
+        anchors: `[A, 4]` shared by the images, or `[B, A, 4]`; xyxy in pixels, float16 to
+            float64.
         gt_boxes: `[B, G, 4]` xyxy, padded to the batch's largest count; dtype of `anchors`.
         gt_counts: `[B]` integers; the rows `>= gt_counts[b]` of an image are padding.
         high, low: IoU thresholds, `0 <= low <= high` and `high > 0`.

@@ -29,7 +29,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     whatever the device. A NaN IoU suppresses nothing. Half types compute in float32.
 
     Args:
-        boxes: `[N, 4]` xyxy in pixels.
+        boxes: `[N, 4]` xyxy in pixels, float16 to float64.
         scores: `[N]`, dtype and device of `boxes`.
         iou_threshold: suppress above it.
 
@@ -54,7 +54,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     offset, which rounds the boxes and fails for negative coordinates.
 
     Args:
-        boxes: `[N, 4]` xyxy in pixels.
+        boxes: `[N, 4]` xyxy in pixels, float16 to float64.
         scores: `[N]`, dtype and device of `boxes`.
         idxs: `[N]` the class (or level, image, ...) of each box: numbers of any value, or bools.
         iou_threshold: suppress above it.
@@ -93,7 +93,7 @@ def nms_padded(
     ends there, so that a small `max_output` costs little.
 
     Args:
-        boxes: `[B, N, 4]` xyxy in pixels.
+        boxes: `[B, N, 4]` xyxy in pixels, float16 to float64.
         scores: `[B, N]`, dtype and device of `boxes`.
         iou_threshold: suppress above it.
         max_output: how many boxes of an image to keep at most.

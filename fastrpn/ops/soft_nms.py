@@ -17,13 +17,13 @@ def soft_nms(
 ) -> tuple[Tensor, Tensor]:
     """Selects boxes by descending score; each lowers the scores of those that overlap it.
 
-    Selecting a box multiplies every score not yet selected by a weight: `1 - iou` where the IoU is
-    greater than `iou_threshold` (linear), or `exp(-iou**2 / sigma)` (gaussian). A box whose score
-    is not greater than `score_threshold` is dropped. Equal scores: the lower index first. Half
-    types compute in float32. No gradient flows back.
+    Algorithm 1 of the paper: selecting a box multiplies every score not yet selected by a weight,
+    `1 - iou` where the IoU is greater than `iou_threshold` (linear), or `exp(-iou**2 / sigma)`
+    (gaussian). A box whose score is not greater than `score_threshold` is dropped. Equal scores:
+    the lower index first. Half types compute in float32. No gradient flows back.
 
     Args:
-        boxes: `[N, 4]` xyxy in pixels.
+        boxes: `[N, 4]` xyxy in pixels, float16 to float64.
         scores: `[N]`, dtype and device of `boxes`; those that are not positive take no part.
         method: "linear" or "gaussian".
         sigma: width of the gaussian.
