@@ -1,0 +1,85 @@
+"""What the CUDA kernels must do at the sizes of the benchmarks: `python -m benchmarks.cuda_floors`.
+
+Counts, on the CPU, the bytes that no kernel can avoid (every input and output once, float32) and
+the operations of ours: cells or taps read for RoI pooling, gradients read by the tiles of a
+backward, IoUs for soft_nms and match_anchors.
+"""
+
+import torch
+from torch import Tensor
+
+from benchmarks.cuda_roi_cases import features_and_rois
+from benchmarks.inputs import rpn_boxes
+from benchmarks.scenes import FPN_LEVELS, anchor_grid
+from fastrpn import ops
+
+TILE, POOLED, SAMPLES = 8, 7, 2  # as in core/gradient_tile.h and cuda_roi_cases.py
+MAPS = [((1, 512, 38, 50), 1 / 16), ((1, 256, 200, 272), 1 / 4)]
+ROIS = 2000
+
+
+def pool_bins(low: Tensor, high: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Cells [begin, end) of each RoI's bins on one axis, both [K, 7]; low, high: in cells."""
+    start = low.round()
+    extent = (high.round() - start + 1).clamp(min=1)[:, None] / POOLED
+    i = torch.arange(POOLED)
+    begin, end = (i * extent).floor(), ((i + 1) * extent).ceil()
+    return tuple((start[:, None] + x).clamp(0, size) for x in (begin, end))
+
+
+def align_bins(low: Tensor, high: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for roi_align (aligned), and how many cells two samples of a bin read."""
+    extent = (high - low)[:, None, None] / POOLED
+    i, sample = torch.arange(POOLED)[:, None], (torch.arange(SAMPLES) + 0.5) / SAMPLES
+    at = low[:, None, None] - 0.5 + (i + sample) * extent
+    cell = at.clamp(0, size - 1).floor()
+    begin, end = cell[..., 0], (cell[..., 1] + 2).clamp(max=size)
+    return begin, end, torch.minimum(end - begin, torch.tensor(2.0 * SAMPLES))
+
+
+def tiles(begin: Tensor, end: Tensor) -> Tensor:
+    """Tiles that a span of cells reaches into."""
+    return torch.where(end > begin, ((end - 1) / TILE).floor() - (begin / TILE).floor() + 1, 0)
+
+
+def roi_rows() -> list[list[str]]:
+    rows = []
+    for shape, scale in MAPS:
+        _, channels, height, width = shape
+        rois = features_and_rois((1, 1, height, width), ROIS, scale)[1] * scale
+        name = f"{ROIS:,} RoIs, {channels}×{height}×{width}"
+        map_bytes, output_bytes = 4 * height * width * channels, 4 * ROIS * POOLED**2 * channels
+        sides = [(rois[:, 2], rois[:, 4], height), (rois[:, 1], rois[:, 3], width)]
+        spans = {
+            "roi_pool": [(*(b := pool_bins(*side)), b[1] - b[0]) for side in sides],
+            "roi_align": [align_bins(*side) for side in sides],
+        }
+        for op, ((y_begin, y_end, y_cells), (x_begin, x_end, x_cells)) in spans.items():
+            read = channels * (y_cells.sum(1) * x_cells.sum(1)).sum()
+            visits = channels * (tiles(y_begin, y_end).sum(1) * tiles(x_begin, x_end).sum(1)).sum()
+            argmax = output_bytes if op == "roi_pool" else 0
+            reads = f"{read / 1e6:,.0f} M cells"
+            rows.append([f"`{op}` forward, {name}", map_bytes + output_bytes, reads])
+            gradients = f"{visits / 1e6:,.0f} M gradients, read by tiles"
+            total = map_bytes + output_bytes + argmax
+            rows.append([f"`{op}` backward, {name}", total, gradients])
+    return rows
+
+
+def box_rows() -> list[list[str]]:
+    anchors, images, gts = sum(len(anchor_grid(*level)) for level in FPN_LEVELS), 8, 32
+    total = 16 * anchors + images * (16 * gts + 12 * anchors)
+    ious = f"{images * anchors * gts / 1e6:,.0f} M IoUs"
+    rows = [[f"`match_anchors`, {anchors:,} × {gts}, {images} images", total, ious]]
+    for n in (1000, 10_000):
+        boxes, scores = rpn_boxes(n)
+        kept = len(ops.soft_nms(boxes, scores, score_threshold=0.05)[0])
+        work = f"{kept:,} rounds, {kept * n / 1e6:,.1f} M IoUs at most"
+        rows.append([f"`soft_nms`, {n:,} RPN-like", 20 * n + 12 * kept, work])
+    return rows
+
+
+if __name__ == "__main__":
+    print("| work | bytes at least | operations |\n|---|---|---|")
+    for work, size, operations in [*roi_rows(), *box_rows()]:
+        print(f"| {work} | {size / 1e6:,.3g} MB | {operations} |")
