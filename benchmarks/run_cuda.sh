@@ -5,7 +5,8 @@
 #   benchmarks/run_cuda.sh                  all steps
 #   benchmarks/run_cuda.sh test bench       only these, of: build test memcheck racecheck initcheck bench model
 #                                           profile report
-#   benchmarks/run_cuda.sh --dry-run [...]  on a machine without a GPU: runs what can run, says what cannot
+#   benchmarks/run_cuda.sh --dry-run [...]  on a machine without a GPU, in a checkout that is built: runs what
+#                                           can run, says what cannot
 #
 # PYTHON names the interpreter, OUT the folder of the results (default: benchmarks/results): <gpu>.json, its
 # summary <gpu>.md and pictures. A dry run leaves its own in build/cuda-dry-run, if OUT says nothing else.
@@ -48,12 +49,13 @@ results() {
 step_build() {
   if [[ $DRY_RUN == 1 ]]; then
     # The same command, into a folder of its own and compiling what this machine can compile.
-    run "$PYTHON" -m pip install --no-build-isolation --no-deps --quiet --upgrade \
-      --target build/cuda-dry-run/package .
+    local package=build/cuda-dry-run/package
+    run "$PYTHON" -m pip install --no-build-isolation --no-deps --quiet --upgrade --target $package .
+    run env --chdir=$package "$PYTHON" -m fastrpn info
   else
     run env FASTRPN_CUDA=1 "$PYTHON" -m pip install --no-build-isolation --no-deps --editable .
+    run "$PYTHON" -m fastrpn info
   fi
-  run "$PYTHON" -m fastrpn info
 }
 
 # Without a GPU the tests that compare results run on the CPU, and the others are skipped.

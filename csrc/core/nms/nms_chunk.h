@@ -16,18 +16,14 @@ constexpr int kReduceThreads = 512;
 constexpr int kBoxesPerThread = kMaxChunk / kReduceThreads;
 constexpr int kMaxWords = kMaxChunk / 32;
 
-// The column tile of pair `index` of tiles: 0-0, 0-1, 1-1, 0-2, 1-2, 2-2, ... Exact for the few there are.
-__device__ __forceinline__ int column_tile_of(int index) {
-  return int((sqrtf(float(8 * index + 1)) - 1.0f) / 2.0f);
-}
-
-// grid: x over pairs of row and column tiles of the chunk, none below the diagonal, y over images. Four
-// threads a column, each testing every fourth row.
+// grid: x over pairs of a row and a column tile of the chunk, none below the diagonal: 0-0, 0-1, 1-1, 0-2,
+// 1-2, 2-2, ...; y over images. Four threads a column, each testing every fourth row.
 template <typename C>
 __global__ void __launch_bounds__(4 * kTile) mask_kernel(NmsArgs args, Workspace<C> w, Chunk<C> chunk) {
   const int64_t image = blockIdx.y;
-  const int column_tile = column_tile_of(blockIdx.x);
-  const int row_tile = int(blockIdx.x) - column_tile * (column_tile + 1) / 2;
+  const int pair = int(blockIdx.x);
+  const int column_tile = int((sqrtf(float(8 * pair + 1)) - 1.0f) / 2.0f);  // exact for the few there are
+  const int row_tile = pair - column_tile * (column_tile + 1) / 2;
   const int64_t first_row = chunk.begin + row_tile * kTile, first_column = chunk.begin + column_tile * kTile;
   if (is_finished(args, w, image, first_column)) return;
 
