@@ -36,7 +36,7 @@ static inline ParallelFor serial() { return {run_serial, 1}; }
 // Threads for an output of `elements`, if it is worth them: waking one takes as long as some thousand
 // elements, and far longer on a busy machine.
 static inline ParallelFor threads_for(int64_t elements, const ParallelFor& parallel_for) {
-  return elements < (1 << 13) ? serial() : parallel_for;
+  return elements < (1 << 16) ? serial() : parallel_for;
 }
 
 }  // namespace fastrpn

@@ -6,17 +6,18 @@
 #include <cstdint>
 
 #include "core/buffer.h"
-#include "core/channel_vector.h"
 #include "core/dtype.h"
 #include "core/parallel.h"
 #include "core/roi_math.h"
+#include "core/transpose.h"
+#include "core/vector.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
-constexpr int kBlock = 32;                        // channels packed together
-constexpr int64_t kTileRois = 128;                // most RoIs of a tile: packing costs them a few percent
-constexpr int64_t kTileCells = int64_t(1) << 17;  // most cells packed: 16 MB of floats for each thread
+constexpr int kBlock = kVectorBytes;  // channels packed together: four vectors of floats
+constexpr int64_t kTileRois = 512;    // most RoIs of a tile: packing costs them a few percent
+constexpr int64_t kTileCells = (int64_t(1) << 22) / kBlock;  // most cells packed: 16 MB of floats a thread
 
 // Vectors of a block that are worked on together; more would not fit the registers.
 template <typename T>

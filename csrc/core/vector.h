@@ -1,85 +1,124 @@
-// Vectors of the SIMD level that is being compiled, as GCC and clang spell them: + - * / and comparisons work
-// lane by lane, `mask ? a : b` selects, and a comparison gives lanes of 0 or -1 in an integer vector. Every
-// operation is exact IEEE arithmetic, so the number of lanes changes no result.
+// Vectors as wide as the SIMD level of the source that includes this, as GCC and clang spell them: + - * /
+// and comparisons work lane by lane, `mask ? a : b` selects, and a comparison gives lanes of 0 or -1 in an
+// integer vector. Every operation is exact IEEE arithmetic, so the number of lanes changes no result.
 #pragma once
 
 #include <cstdint>
-#include <cstring>
-
-#include "core/macros.h"
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 
-#if defined(FASTRPN_SIMD_avx512)
-constexpr int64_t kVectorBytes = 64;
-#elif defined(FASTRPN_SIMD_avx2)
-constexpr int64_t kVectorBytes = 32;
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
 #else
-constexpr int64_t kVectorBytes = 16;
+constexpr int kVectorBytes = 16;
 #endif
 
-template <typename C>
-struct VectorOf;
-
-template <>
-struct VectorOf<float> {
-  typedef float type __attribute__((vector_size(kVectorBytes)));
-  typedef int32_t index __attribute__((vector_size(kVectorBytes)));
-  using lane_index = int32_t;
+template <typename T>
+struct VecOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
 };
 
-template <>
-struct VectorOf<double> {
-  typedef double type __attribute__((vector_size(kVectorBytes)));
-  typedef int64_t index __attribute__((vector_size(kVectorBytes)));
-  using lane_index = int64_t;
-};
+template <typename T>
+using Vec = typename VecOf<T>::type;
 
-template <typename C>
-using Vector = typename VectorOf<C>::type;  // of float or double
-template <typename C>
-using IndexVector = typename VectorOf<C>::index;  // integers as wide as C, and comparisons of Vector<C>
-template <typename C>
-using lane_index_t = typename VectorOf<C>::lane_index;
+// What a comparison of Vec<T> gives: integers as wide as T.
+template <typename T>
+using IndexVec = decltype(Vec<T>{} > Vec<T>{});
+template <typename T>
+using index_t = decltype(IndexVec<T>{}[0] + 0);
 
-template <typename C>
-constexpr int64_t lanes = kVectorBytes / int64_t(sizeof(C));
+template <typename T>
+constexpr int kLanes = kVectorBytes / int(sizeof(T));
 
 // size rounded up to whole vectors
-template <typename C>
-FASTRPN_HD int64_t whole_vectors(int64_t size) {
-  return (size + lanes<C> - 1) / lanes<C> * lanes<C>;
+template <typename T>
+static inline int64_t whole_vectors(int64_t size) {
+  return (size + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
-template <typename V, typename C>
-FASTRPN_HD V load_vector(const C* from) {
-  V vector;
-  memcpy(&vector, from, sizeof(V));
-  return vector;
+// From and to memory of any alignment.
+template <typename T>
+static inline Vec<T> load(const T* from) {
+  Vec<T> value;
+  __builtin_memcpy(&value, from, sizeof(value));
+  return value;
 }
 
-template <typename V, typename C>
-FASTRPN_HD void store_vector(const V& vector, C* to) {
-  memcpy(to, &vector, sizeof(V));
+template <typename T>
+static inline void store(Vec<T> value, T* to) {
+  __builtin_memcpy(to, &value, sizeof(value));
 }
 
-// True if a comparison held in some lane.
-template <typename C>
-FASTRPN_HD bool any(const IndexVector<C>& mask) {
-#if defined(FASTRPN_SIMD_avx2)
-  return __builtin_ia32_movmskps256(reinterpret_cast<const Vector<float>&>(mask)) != 0;
+template <typename T>
+static inline Vec<T> splat(T value) {
+  return value - Vec<T>{};
+}
+
+// One instruction each. NaN and equal zeros give the second argument.
+template <typename V>
+static inline V max(V a, V b) {
+  return a > b ? a : b;
+}
+
+template <typename V>
+static inline V min(V a, V b) {
+  return a < b ? a : b;
+}
+
+// Whether any lane of a comparison holds.
+template <typename M>
+static inline bool any(M mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps((__m256)mask) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_ps((__m128)mask) != 0;
 #else
-  uint64_t words[kVectorBytes / 8], all = 0;
-  memcpy(words, &mask, sizeof(words));
-  for (uint64_t word : words) all |= word;
-  return all != 0;
+  typedef int64_t Halves __attribute__((vector_size(kVectorBytes)));
+  const Halves halves = (Halves)mask;
+  return (halves[0] | halves[1]) != 0;
 #endif
 }
 
-template <typename C>
-FASTRPN_HD C largest_lane(const Vector<C>& vector) {
-  C largest = vector[0];
-  for (int64_t lane = 1; lane < lanes<C>; ++lane) largest = vector[lane] > largest ? vector[lane] : largest;
+// The lanes in which a > b, as bits.
+static inline uint32_t lanes_greater(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return uint32_t(_mm256_movemask_ps((__m256)(a > b)));
+#elif defined(__SSE2__)
+  return uint32_t(_mm_movemask_ps((__m128)(a > b)));
+#else
+  uint32_t lanes = 0;
+  for (int lane = 0; lane < kLanes<float>; ++lane) lanes |= uint32_t(a[lane] > b[lane]) << lane;
+  return lanes;
+#endif
+}
+
+static inline uint32_t lanes_greater(Vec<double> a, Vec<double> b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return uint32_t(_mm256_movemask_pd((__m256d)(a > b)));
+#elif defined(__SSE2__)
+  return uint32_t(_mm_movemask_pd((__m128d)(a > b)));
+#else
+  uint32_t lanes = 0;
+  for (int lane = 0; lane < kLanes<double>; ++lane) lanes |= uint32_t(a[lane] > b[lane]) << lane;
+  return lanes;
+#endif
+}
+
+template <typename T>
+static inline T largest_lane(Vec<T> vector) {
+  T largest = vector[0];
+  for (int lane = 1; lane < kLanes<T>; ++lane) largest = vector[lane] > largest ? vector[lane] : largest;
   return largest;
 }
 

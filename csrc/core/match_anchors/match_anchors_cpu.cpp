@@ -3,9 +3,8 @@
 // The first pass keeps a running maximum for each anchor and each ground truth, the second finds the anchors
 // that attain a ground truth's maximum. Both go over blocks of 64 neighbouring anchors and leave out, for a
 // whole block, the ground truths that cannot matter:
-//   - those that do not meet the rectangle around the block (their IoU is 0). Anchors come in spatial order,
-//   so
-//     that is most of them; anchors in random order lose this, not the result;
+//   - those that do not meet the rectangle around the block (their IoU is 0). Anchors come in spatial
+//     order, so that is most of them; anchors in random order lose this, not the result;
 //   - in the second pass also those whose maximum is greater than every IoU of the block, which leaves little
 //     in any order.
 //
@@ -37,9 +36,9 @@ struct GroundTruths {
 template <typename C>
 struct Block {
   alignas(64) C x1[kBlock], y1[kBlock], x2[kBlock], y2[kBlock], area[kBlock];
-  alignas(64) C best[kBlock];                   // greatest IoU
-  alignas(64) lane_index_t<C> best_gt[kBlock];  // its ground truth
-  alignas(64) lane_index_t<C> claimed[kBlock];  // -1 if it attains a ground truth's best
+  alignas(64) C best[kBlock];              // greatest IoU
+  alignas(64) index_t<C> best_gt[kBlock];  // its ground truth
+  alignas(64) index_t<C> claimed[kBlock];  // -1 if it attains a ground truth's best
   Box<C> bounds;
 };
 
@@ -47,7 +46,7 @@ template <typename T>
 class Matcher {
  public:
   using C = compute_t<T>;
-  using V = Vector<C>;
+  using V = Vec<C>;
 
   Matcher(const MatchAnchorsArgs& args, const ParallelFor& parallel_for)
       : args_(args),
@@ -133,11 +132,11 @@ class Matcher {
     const V zero{};
     const Box<V> around = {zero + bounds.x1, zero + bounds.y1, zero + bounds.x2, zero + bounds.y2};
     int64_t found = 0;
-    for (int64_t g = 0; g < gts.padded; g += lanes<C>) {
-      const auto meets = (load_vector<V>(gts.x1 + g) < around.x2) & (load_vector<V>(gts.x2 + g) > around.x1) &
-                         (load_vector<V>(gts.y1 + g) < around.y2) & (load_vector<V>(gts.y2 + g) > around.y1);
-      if (!any<C>(meets)) continue;
-      for (int64_t lane = 0; lane < lanes<C>; ++lane) {
+    for (int64_t g = 0; g < gts.padded; g += kLanes<C>) {
+      const auto meets = (load(gts.x1 + g) < around.x2) & (load(gts.x2 + g) > around.x1) &
+                         (load(gts.y1 + g) < around.y2) & (load(gts.y2 + g) > around.y1);
+      if (!any(meets)) continue;
+      for (int64_t lane = 0; lane < kLanes<C>; ++lane) {
         list[found] = int32_t(g + lane);
         found += meets[lane] != 0;
       }
@@ -151,13 +150,12 @@ class Matcher {
     const V zero{};
     const Box<V> gt = {zero + gts.x1[g], zero + gts.y1[g], zero + gts.x2[g], zero + gts.y2[g]};
     const V gt_area = zero + gts.area[g];
-    for (int64_t i = 0; i < kBlock; i += lanes<C>) {
-      const Box<V> anchors = {load_vector<V>(block.x1 + i), load_vector<V>(block.y1 + i),
-                              load_vector<V>(block.x2 + i), load_vector<V>(block.y2 + i)};
+    for (int64_t i = 0; i < kBlock; i += kLanes<C>) {
+      const Box<V> anchors = {load(block.x1 + i), load(block.y1 + i), load(block.x2 + i), load(block.y2 + i)};
       const V width = min_of(gt.x2, anchors.x2) - max_of(gt.x1, anchors.x1);
       const V height = min_of(gt.y2, anchors.y2) - max_of(gt.y1, anchors.y1);
-      if (!any<C>((width > zero) & (height > zero))) continue;
-      visit(i, box_iou_or_zero(gt, gt_area, anchors, load_vector<V>(block.area + i)));
+      if (!any((width > zero) & (height > zero))) continue;
+      visit(i, box_iou_or_zero(gt, gt_area, anchors, load(block.area + i)));
     }
   }
 
@@ -174,13 +172,13 @@ class Matcher {
       const int64_t found = list_meeting(gts, block.bounds, list);
       for (int64_t k = 0; k < found; ++k) {
         const int32_t g = list[k];
-        const IndexVector<C> index = IndexVector<C>{} + lane_index_t<C>(g);
+        const IndexVec<C> index = IndexVec<C>{} + index_t<C>(g);
         V best_of_gt{};
         for_ious(block, gts, g, [&](int64_t i, const V& iou) {
-          const V best = load_vector<V>(block.best + i);
+          const V best = load(block.best + i);
           const auto better = iou > best;
-          store_vector(better ? iou : best, block.best + i);
-          store_vector(better ? index : load_vector<IndexVector<C>>(block.best_gt + i), block.best_gt + i);
+          store<C>(better ? iou : best, block.best + i);
+          store<index_t<C>>(better ? index : load(block.best_gt + i), block.best_gt + i);
           best_of_gt = max_of(best_of_gt, iou);
         });
         gts.best[g] = max_of(gts.best[g], largest_lane<C>(best_of_gt));
@@ -239,7 +237,7 @@ class Matcher {
       if (!(best_of_gt > C(0)) || best_of_gt > greatest) continue;
       for_ious(block, gts, list[k], [&](int64_t i, const V& iou) {
         const auto claims = iou == V{} + best_of_gt;
-        store_vector(load_vector<IndexVector<C>>(block.claimed + i) | claims, block.claimed + i);
+        store<index_t<C>>(load(block.claimed + i) | claims, block.claimed + i);
       });
     }
   }

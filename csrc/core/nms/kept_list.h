@@ -7,7 +7,7 @@
 
 #include "core/box_math.h"
 #include "core/buffer.h"
-#include "core/vec.h"
+#include "core/vector_interval.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 
@@ -21,6 +21,9 @@ struct KeptBlock {
       x1[lane] = y1[lane] = x2[lane] = y2[lane] = bound[lane] = NAN;
     }
   }
+
+  // Whether no coordinate has its sign bit set.
+  bool has_no_sign() const { return !any(signs<T>(load(x1), load(y1), load(x2), load(y2)) < 0); }
 
   Box<T> box(int lane) const { return {x1[lane], y1[lane], x2[lane], y2[lane]}; }
 
@@ -80,7 +83,7 @@ class KeptList {
   static bool meets(const KeptBlock<T>& block, const Box<T>& box) {
     const V w = min(load(block.x2), splat(box.x2)) - max(load(block.x1), splat(box.x1));
     const V h = min(load(block.y2), splat(box.y2)) - max(load(block.y1), splat(box.y1));
-    return any(min(w, h) > V{});
+    return lanes_greater(min(w, h), V{}) != 0;
   }
 
   Buffer<KeptBlock<T>> blocks_;

@@ -18,7 +18,7 @@ void add_bins(const T* grad, Taps<T> rows, Taps<T> columns, const RoiAlignArgs& 
     for (int64_t pw = 0; pw < args.pooled_width; ++pw, grad += kBlock) {
       for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
         T* row = sums.at(rows.cell[r], 0);
-        Vector<T> weighted[kVectors<T>];
+        Vec<T> weighted[kVectors<T>];
         for (int k = 0; k < kVectors<T>; ++k) weighted[k] = load(grad + k * kLanes<T>) * rows.weight[r];
         for (int32_t c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
           T* cell = row + columns.cell[c] * sums.cell;

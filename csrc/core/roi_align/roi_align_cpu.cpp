@@ -21,10 +21,10 @@ void align_bins(Cells<const T> cells, Taps<T> rows, Taps<T> columns, const RoiAl
                 int64_t stride) {
   for (int64_t ph = 0; ph < args.pooled_height; ++ph) {
     for (int64_t pw = 0; pw < args.pooled_width; ++pw, output += stride) {
-      Vector<T> sum[kCount] = {};
+      Vec<T> sum[kCount] = {};
       for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
         const T* row = cells.at(rows.cell[r], 0);
-        Vector<T> row_sum[kCount] = {};
+        Vec<T> row_sum[kCount] = {};
         for (int32_t c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
           const T* cell = row + columns.cell[c] * cells.cell;
           for (int k = 0; k < kCount; ++k) {

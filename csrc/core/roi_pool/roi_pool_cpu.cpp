@@ -64,8 +64,8 @@ void plan(const RoiPoolArgs& args, int32_t* borders, int64_t* image_of, Region* 
   }
 }
 
-inline void store_index(Vector<int32_t> index, int32_t* to) { store<int32_t>(index, to); }
-inline void store_index(Vector<int64_t> index, int32_t* to) {
+inline void store_index(Vec<int32_t> index, int32_t* to) { store<int32_t>(index, to); }
+inline void store_index(Vec<int64_t> index, int32_t* to) {
   for (int i = 0; i < kLanes<int64_t>; ++i) to[i] = int32_t(index[i]);
 }
 
@@ -73,23 +73,23 @@ inline void store_index(Vector<int64_t> index, int32_t* to) {
 template <typename T, typename Stored, int kCount, bool kArgmax>
 void pool_bins(Cells<const T> cells, const Bins& bins, int64_t width, T* output, int32_t* argmax,
                int64_t stride) {
-  using Index = decltype(Vector<T>{} > Vector<T>{});
+  using Index = decltype(Vec<T>{} > Vec<T>{});
   for (int64_t ph = 0; ph < bins.pooled_height; ++ph) {
     const int64_t y_begin = bins.y_begin[ph], y_end = bins.y_end[ph];
     for (int64_t pw = 0; pw < bins.pooled_width; ++pw) {
       const int64_t x_begin = bins.x_begin[pw], x_end = bins.x_end[pw];
       const bool empty = y_end <= y_begin || x_end <= x_begin;
-      Vector<T> best[kCount];
+      Vec<T> best[kCount];
       Index at[kCount];
       for (int k = 0; k < kCount; ++k) {
-        best[k] = broadcast(empty ? T(0) : T(kLowest<Stored>));
+        best[k] = splat(empty ? T(0) : T(kLowest<Stored>));
         at[k] = Index{} - 1;
       }
       for (int64_t y = y_begin; y < y_end; ++y) {
         const T* cell = cells.at(y, x_begin);
         for (int64_t x = x_begin; x < x_end; ++x, cell += cells.cell) {
           for (int k = 0; k < kCount; ++k) {
-            const Vector<T> value = load(cell + k * kLanes<T>);
+            const Vec<T> value = load(cell + k * kLanes<T>);
             if (kArgmax) at[k] = value > best[k] ? Index{} + int32_t(y * width + x) : at[k];
             best[k] = value > best[k] ? value : best[k];
           }
