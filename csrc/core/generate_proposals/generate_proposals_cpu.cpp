@@ -3,7 +3,7 @@
 //
 // A task reads its logits twice (radix selection, core/select.h), decodes the survivors alone, and suppresses
 // them with the kernel of nms, which stops once it has kept post_nms_top_n. With A anchors, k survivors of a
-// level and m kept: O(A + k log k + k m) time, O(k) memory for each level.
+// level: O(A + k log k) time, as nms takes linear time (core/nms/greedy.h), and O(k) memory for each level.
 //
 // Numerics: box_math.h, in float for half types. Threads share the tasks; their number changes nothing.
 #include "core/box_math.h"
