@@ -4,7 +4,8 @@
 // result has one owner, and the sum does not depend on the number of threads; in float32 it equals
 // torchvision's bit for bit. Work: one addition for each element of grad_output, and the result is written
 // once. Sums live in the layout of the gradients, [channel][cell] or [cell][channel], so that each RoI is
-// read as it lies; half types are summed in float and rounded once.
+// read as it lies, and in the result where it has room for them; half types are summed in float and rounded
+// once.
 #include "core/roi_pool/roi_pool.h"
 #include "core/roi_tiles.h"
 
@@ -14,7 +15,7 @@ namespace {
 // Channels a thread sums at once. NCHW: so few that their planes stay in the cache. Channels last: as many
 // as there are for each thread, because then gradients are read in one stream.
 int64_t owned_channels(const RoiPoolBackwardArgs& args, const ParallelFor& parallel_for) {
-  const int64_t unit = args.channels_last ? 64 : 16;
+  const int64_t unit = args.channels_last ? 64 : 32;
   const int64_t share = args.channels_last ? args.channels / parallel_for.num_threads : 1;
   const int64_t owned = (share + unit - 1) / unit * unit;
   return owned < unit ? unit : owned;
@@ -49,6 +50,8 @@ void scatter(const RoiPoolBackwardArgs& args, const ParallelFor& parallel_for) {
   const int64_t owned = owned_channels(args, parallel_for);
   const int64_t blocks = (args.channels + owned - 1) / owned;
   const PooledLayout layout = {args.channels, args.pooled_height * args.pooled_width, args.channels_last};
+  // Planes of the result itself can hold the sums.
+  const bool in_place = sizeof(T) == sizeof(Stored) && !args.channels_last;
   Buffer<T> rois(5 * args.num_rois);
   widen_rois(args.rois, args.roi_dtype, args.num_rois, rois.data());
   Buffer<int64_t> image_of(args.num_rois);
@@ -56,22 +59,24 @@ void scatter(const RoiPoolBackwardArgs& args, const ParallelFor& parallel_for) {
 
   parallel_for(args.batch * blocks, 1, [&](int64_t begin, int64_t end) {
     const int64_t most = args.channels < owned ? args.channels : owned;
-    Buffer<T> sums(plane * most);
+    Buffer<T> scratch(in_place ? 0 : plane * most);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t image = unit / blocks, channel = unit % blocks * owned;
       const int64_t channels = args.channels - channel < owned ? args.channels - channel : owned;
-      memset(sums.data(), 0, size_t(plane * channels) * sizeof(T));
+      Stored* to = static_cast<Stored*>(args.grad_features) + image * args.channels * plane;
+      T* sums = in_place ? reinterpret_cast<T*>(to + channel * plane) : scratch.data();
+      memset(sums, 0, size_t(plane * channels) * sizeof(T));
       for (int64_t n = 0; n < args.num_rois; ++n) {
         if (image_of[n] != image) continue;
         const int64_t from = layout.offset(n, channel);
         const Stored* grad = static_cast<const Stored*>(args.grad_output) + from;
         if (args.channels_last) {
-          add_cells(grad, args.argmax + from, channels, layout, plane, sums.data());
+          add_cells(grad, args.argmax + from, channels, layout, plane, sums);
         } else {
-          add_planes(grad, args.argmax + from, channels, layout, plane, sums.data());
+          add_planes(grad, args.argmax + from, channels, layout, plane, sums);
         }
       }
-      Stored* to = static_cast<Stored*>(args.grad_features) + image * args.channels * plane;
+      if (in_place) continue;
       if (args.channels_last) {
         for (int64_t i = 0; i < plane; ++i) {
           for (int64_t c = 0; c < channels; ++c) {
