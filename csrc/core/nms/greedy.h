@@ -106,13 +106,18 @@ void keep_by_blocks(const Candidates<Storage>& candidates, const Suppression<com
         block.has_no_sign() ? suppressed_lanes<T, kComparesIntegers<T>> : suppressed_lanes<T, false>;
     const int64_t here = candidates.size - first < kLanes<T> ? candidates.size - first : kLanes<T>;
     uint32_t open = ((uint32_t(1) << here) - 1) & ~lanes(block, list.data(), size, suppression);
+    uint32_t suppressed_by[kLanes<T>];  // for all that may be kept at once: only the choice itself is serial
+    for (uint32_t rest = open; rest != 0; rest &= rest - 1) {
+      const int lane = __builtin_ctz(rest);
+      const Bounded<T> box = {block.box(lane), block.bound[lane]};
+      suppressed_by[lane] = suppressed_lanes<T, false>(block, &box, 1, suppression);
+    }
     while (open != 0 && num_kept < max_kept) {
       const int lane = __builtin_ctz(open);
       kept[num_kept++] = uint32_t(first + lane);
-      open &= open - 1;
-      if (!(block.bound[lane] >= 0)) continue;  // not active
+      open &= (open - 1) & ~suppressed_by[lane];
       list[size] = {block.box(lane), block.bound[lane]};
-      open &= ~suppressed_lanes<T, false>(block, &list[size++], 1, suppression);
+      size += block.bound[lane] >= 0;  // active
     }
   }
   progress->next = first < candidates.size ? first : candidates.size;
