@@ -82,6 +82,9 @@ def run_command(words):
     arguments = words[words.index("fastrpn") + 1 :] if "fastrpn" in words else []
     if not arguments:
         return
+    if "--weights" in arguments:  # of the model that "tiny" stands in for
+        at = arguments.index("--weights")
+        del arguments[at : at + 2]
     if words[0] == "fastrpn" and arguments[0] in RUN and "alternating" not in arguments:
         cli.main(arguments + (QUICK if arguments[0] == "train" else []))
     else:
