@@ -17,7 +17,8 @@ namespace {
 
 constexpr int kBlock = kVectorBytes;  // channels packed together: four vectors of floats
 constexpr int64_t kTileRois = 512;    // most RoIs of a tile: packing costs them a few percent
-constexpr int64_t kTileCells = (int64_t(1) << 22) / kBlock;  // most cells packed: 16 MB of floats a thread
+constexpr int64_t kTileCells = (int64_t(1) << 22) / kBlock;  // of several RoIs: 16 MB of floats a thread
+constexpr int64_t kMostCells = int64_t(1) << 17;  // most cells packed: more are read where they lie, slowly
 
 // Vectors of a block that are worked on together; more would not fit the registers.
 template <typename T>
@@ -79,7 +80,7 @@ struct Tile {
   int64_t map, begin, end;
   Region box;
 
-  bool packable() const { return box.cells() <= kTileCells; }
+  bool packable() const { return box.cells() <= kMostCells; }
 };
 
 // All RoIs in the order in which they are worked on.

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing", "write_atomically"]
+__all__ = ["UNFINISHED", "replacing", "write_atomically"]
+
+UNFINISHED = ".fastrpn-unfinished-"  # how the names of temporary files and folders begin
 
 
 def write_atomically(path: str | Path, content: bytes, durable: bool = True) -> Path:
@@ -23,7 +25,7 @@ def replacing(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """Gives the name of an empty file beside `path`, which takes its place when all went well.
 
     A crash at any moment leaves the old file or the new one. Makes the folder. The name begins with
-    a dot and ends as `path` does, for writers that go by the suffix.
+    `UNFINISHED` and ends as `path` does, for writers that go by the suffix.
 
     Args:
         durable: flush the file to the disk before it is renamed, and the folder after that, so that
@@ -31,7 +33,7 @@ def replacing(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
+    handle, temporary = tempfile.mkstemp(path.suffix, f"{UNFINISHED}{path.stem}-", path.parent)
     os.close(handle)
     try:
         yield Path(temporary)

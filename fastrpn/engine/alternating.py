@@ -19,6 +19,7 @@ from typing import Any
 
 from fastrpn.data import ProposalSet, WithProposals
 from fastrpn.data.annotated import AnnotatedImages
+from fastrpn.data.files import UNFINISHED
 from fastrpn.engine import distributed
 from fastrpn.engine.checkpoint import clear_folder, load_checkpoint, save_checkpoint
 from fastrpn.engine.config import TrainConfig
@@ -111,7 +112,7 @@ def _rehearse(
         data and AnnotatedImages(data.samples[:count], data.classes, [])
         for data in (dataset, validation)
     )
-    folder = Path(config.output) / ".rehearsal-alternating"
+    folder = Path(config.output) / f"{UNFINISHED}rehearsal"
     rpn_stage, box_stage = ({**settings, "steps": 1} for settings in stages)
     short = {"output": str(folder), "rpn_stage": rpn_stage, "box_stage": box_stage}
     short |= {"rehearsal": False, "resume": False, "progress": False}

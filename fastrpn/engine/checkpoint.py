@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fastrpn.data.files import replacing
+from fastrpn.data.files import UNFINISHED, replacing
 from fastrpn.models import FasterRCNN, ModelConfig
 from fastrpn.models.faster_rcnn import build_model
 
@@ -37,13 +37,11 @@ def clear_folder(folder: str | Path, is_new_run: bool) -> None:
             first one, `resume` would continue the former.
     """
     folder = Path(folder)
-    patterns = [".*.pt", ".*.jsonl", ".*.yaml", ".*.npz"]
-    patterns += ["last.pt", "best.pt"] if is_new_run else []
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            path.unlink()
-    for path in folder.glob(".rehearsal-*"):
-        shutil.rmtree(path)
+    for path in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if is_new_run:
+        for name in ("last.pt", "best.pt"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -42,6 +42,8 @@ def propose_together(
     shares = distributed.gather(found)
     if shares is None:
         return None, found[1]
+    if sum(len(proposals) for proposals, _ in shares) < len(dataset):
+        raise ValueError("dataset: several images have the same image_id")
     images = [list(proposals) for proposals, _ in shares]
     order = [images[i % size][i // size] for i in range(len(dataset))]
     together = {image_id: shares[i % size][0][image_id] for i, image_id in enumerate(order)}

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
+from fastrpn.data.files import UNFINISHED
 from fastrpn.engine import distributed
 from fastrpn.engine.checkpoint import load_checkpoint, save_checkpoint
 
@@ -38,7 +39,7 @@ def rehearse(trainer: Trainer) -> None:
             trainer.score(few)
         if not distributed.is_main():
             return
-        with tempfile.TemporaryDirectory(dir=trainer.output, prefix=".rehearsal-") as folder:
+        with tempfile.TemporaryDirectory(dir=trainer.output, prefix=UNFINISHED) as folder:
             if few is not None:
                 trainer.draw(few, Path(folder))
             load_checkpoint(save_checkpoint(Path(folder) / "last.pt", trainer.content()))

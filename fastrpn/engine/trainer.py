@@ -96,6 +96,11 @@ class Trainer:
         self.objective = objective(self.model) if objective else self.model
         self.objective.to(self.device)
         self.optimizer = sgd(self.model, config)
+        if config.short_sides and self.model.config.rpn_min_size_original:
+            raise ValueError(
+                f"short_sides: the loader resizes to {config.short_sides}, and so the model does not "
+                "know the images' own pixels, which rpn_min_size_original counts"
+            )
         self.model.transform.resizes_training_images = not config.short_sides
         self.loader = self._build_loader()
         self.steps_per_epoch = len(self.loader) // config.accumulate

@@ -131,17 +131,24 @@ def _first_convolution(
     but at the image's border: the zeros around it stand for m, no longer for ImageNet's mean.
     """
     conv = "features.0" if "features.0.weight" in state_dict else "conv1"  # a VGG's, a ResNet's
-    if f"{conv}.weight" not in state_dict:
-        return {}
-    weight = state_dict[f"{conv}.weight"]
+    weight = state_dict.get(f"{conv}.weight")
+    shift = f"{conv}.bias" if f"{conv}.bias" in state_dict else "bn1.running_mean"
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
     m, s = transform.mean.cpu(), transform.std.cpu()
+    is_same = torch.equal(m, mean) and torch.equal(s, std) and not transform.bgr
+    if is_same or weight is None:
+        return {}
+    if weight.shape[1] != 3 or shift not in state_dict:
+        raise ValueError(
+            f"{conv}.weight {list(weight.shape)}: cannot be rewritten for the model's kind of input "
+            "(three channels and a bias or a norm could); adapt_input=False loads it as it is"
+        )
+    mean, std, m, s = (values.to(weight) for values in (mean, std, m, s))
     constant = (weight * ((m - mean) / std)).sum(dim=(1, 2, 3))
     weight = weight * (s / std)
     adapted = {f"{conv}.weight": weight.flip(1) if transform.bgr else weight}
-    if f"{conv}.bias" in state_dict:
-        return {**adapted, f"{conv}.bias": state_dict[f"{conv}.bias"] + constant}
-    return {**adapted, "bn1.running_mean": state_dict["bn1.running_mean"] - constant}
+    sign = 1 if shift.endswith("bias") else -1
+    return {**adapted, shift: state_dict[shift] + sign * constant}
 
 
 def _rename(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -201,7 +201,7 @@ def test_the_rehearsal_goes_through_all_steps_first(whole, data, tmp_path, monke
         with monkeypatch.context() as patch, pytest.raises(OSError, match="broken"):
             patch.setattr(module, stage, broken)
             train(make_config(data, tmp_path / "b", **settings))
-    assert set(steps) == {".rehearsal-alternating"}
+    assert set(steps) == {".fastrpn-unfinished-rehearsal"}
     assert not [path for path in (tmp_path / "b").rglob("*")]
 
 

@@ -88,7 +88,7 @@ inline int64_t write_row(const Rows<C>& row, const Columns<C>& columns, int64_t 
 
 // IoUs of `count` boxes, each with `width` columns, one row after the other to `iou`.
 template <typename T, typename C>
-FASTRPN_HD void write_rows(const T* boxes, int64_t count, const Columns<C>& columns, int64_t width, C* iou) {
+inline void write_rows(const T* boxes, int64_t count, const Columns<C>& columns, int64_t width, C* iou) {
   Rows<C> open;    // of the vector that comes next
   int64_t at = 0;  // where it begins
   for (int64_t i = 0; i < count; ++i) {

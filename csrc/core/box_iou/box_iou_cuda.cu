@@ -2,8 +2,8 @@
 //
 // Every output element is written once and the inputs are tiny, so the work is to write at the memory's
 // speed. A thread keeps the boxes of a few consecutive columns (16 bytes of output) in registers and walks
-// down kRowsPerThread rows; a warp writes whole lines. Rows that do not start at a multiple of 16 bytes take
-// the same kernel with one column a thread.
+// down kRowsPerThread rows; a warp writes whole lines. Where rows do not start at a multiple of 16 bytes, or
+// the boxes do not, the same kernel runs with one column a thread.
 //
 // Cost: n * m IoUs, a division for each pair that meets; n * m * 4 (float64: 8) bytes written.
 // Numerics: box_math.h in float (double for float64), compiled without FMA contraction.

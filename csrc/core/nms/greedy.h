@@ -44,8 +44,8 @@ int64_t keep_exactly(const Candidates<Storage>& candidates, double threshold, in
   int64_t num_kept = 0;
   for (int64_t i = 0; i < candidates.size && num_kept < max_kept; ++i) {
     const Box<T> box = candidates[i];
-    if (list.any_block([&](const KeptBlock<T>& b) { return suppression.exactly(b, box) != 0; })) continue;
-    list.append(box, 0);
+    if (list.any_block([&](const BoxBlock<T>& b) { return suppression.exactly(b, box) != 0; })) continue;
+    list.append(box);
     kept[num_kept++] = uint32_t(i);
   }
   return num_kept;
@@ -53,11 +53,11 @@ int64_t keep_exactly(const Candidates<Storage>& candidates, double threshold, in
 
 // The boxes of a candidate block, from candidate `first` on, with their bounds.
 template <typename Storage>
-KeptBlock<compute_t<Storage>> load_block(const Candidates<Storage>& candidates, int64_t first,
-                                         const Suppression<compute_t<Storage>>& suppression,
-                                         bool* found_extreme) {
+BoxBlock<compute_t<Storage>> load_block(const Candidates<Storage>& candidates, int64_t first,
+                                        const Suppression<compute_t<Storage>>& suppression,
+                                        bool* found_extreme) {
   using T = compute_t<Storage>;
-  KeptBlock<T> block;
+  BoxBlock<T> block;
   for (int lane = 0; lane < kLanes<T>; ++lane) {
     const bool here = first + lane < candidates.size;
     block.set(lane, here ? candidates[first + lane] : Box<T>{}, T(0));
@@ -76,7 +76,7 @@ struct Bounded {
 // Lanes of a block that one of the kept boxes suppresses. Nothing branches on a box but where rounding
 // decides.
 template <typename T, bool kAsIntegers>
-uint32_t suppressed_lanes(const KeptBlock<T>& block, const Bounded<T>* kept, int64_t count,
+uint32_t suppressed_lanes(const BoxBlock<T>& block, const Bounded<T>* kept, int64_t count,
                           const Suppression<T>& suppression) {
   Vec<T> greatest = splat(-FloatLimits<T>::max);
   for (int64_t k = 0; k < count; ++k) {
@@ -100,7 +100,7 @@ void keep_by_blocks(const Candidates<Storage>& candidates, const Suppression<com
   Buffer<Bounded<T>> list(capacity);
   int64_t size = 0, num_kept = 0, first = 0;
   for (; first < candidates.size && size + kLanes<T> <= capacity && num_kept < max_kept; first += kLanes<T>) {
-    const KeptBlock<T> block = load_block(candidates, first, suppression, &progress->found_extreme);
+    const BoxBlock<T> block = load_block(candidates, first, suppression, &progress->found_extreme);
     if (progress->found_extreme) return;
     const auto lanes =
         block.has_no_sign() ? suppressed_lanes<T, kComparesIntegers<T>> : suppressed_lanes<T, false>;

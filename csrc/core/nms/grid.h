@@ -133,7 +133,7 @@ class KeptGrid {
     __builtin_prefetch(starts_ + buckets_of_[i + 16]);
     __builtin_prefetch(filled_ + buckets_of_[i + 16]);
     const char* block = reinterpret_cast<const char*>(blocks_ + starts_[buckets_of_[i + 8]] / kLanes<T>);
-    for (int64_t offset = 0; offset < int64_t(sizeof(KeptBlock<T>)); offset += 64) {
+    for (int64_t offset = 0; offset < int64_t(sizeof(BoxBlock<T>)); offset += 64) {
       __builtin_prefetch(block + offset);
     }
   }
@@ -258,7 +258,7 @@ class KeptGrid {
       filled_[bucket] = 0;
     }
     const int64_t num_blocks = slots / kLanes<T> + 1;
-    blocks_ = new KeptBlock<T>[num_blocks];
+    blocks_ = new BoxBlock<T>[num_blocks];
     for (int64_t b = 0; b < num_blocks; ++b) blocks_[b].clear();
   }
 
@@ -271,7 +271,7 @@ class KeptGrid {
   Buffer<uint32_t> buckets_of_;
   uint32_t* starts_ = nullptr;
   uint32_t* filled_ = nullptr;
-  KeptBlock<T>* blocks_ = nullptr;
+  BoxBlock<T>* blocks_ = nullptr;
 };
 
 }  // namespace fastrpn::FASTRPN_SIMD_LEVEL

@@ -6,18 +6,10 @@
 // monotonic (t >= 0; a union that is negative or NaN gives false either way).
 #pragma once
 
-#include <cmath>
-
 #include "core/box_math.h"
+#include "core/nms/threshold.h"
 
 namespace fastrpn {
-
-// The largest T that is <= threshold: numbers of type T exceed both or neither.
-template <typename T>
-T round_threshold_down(double threshold) {
-  const T rounded = T(threshold);
-  return double(rounded) > threshold ? std::nextafter(rounded, T(-INFINITY)) : rounded;
-}
 
 template <typename T>
 class IouTest {

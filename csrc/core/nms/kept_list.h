@@ -1,5 +1,5 @@
-// Kept boxes, kLanes<T> to a block, one coordinate after the other, so that a vector holds one coordinate of
-// kLanes<T> boxes.
+// Boxes in blocks of kLanes<T>, one coordinate after the other, so that a vector holds one coordinate of
+// kLanes<T> boxes; and a list of kept ones.
 #pragma once
 
 #include <cmath>
@@ -13,7 +13,7 @@ namespace fastrpn::FASTRPN_SIMD_LEVEL {
 
 // Lanes not yet set are NaN and suppress nothing. `bound` is for Suppression.
 template <typename T>
-struct KeptBlock {
+struct BoxBlock {
   T x1[kLanes<T>], y1[kLanes<T>], x2[kLanes<T>], y2[kLanes<T>], bound[kLanes<T>];
 
   void clear() {
@@ -44,11 +44,11 @@ class KeptList {
 
   int64_t size() const { return size_; }
 
-  void append(const Box<T>& box, T bound) {
-    KeptBlock<T>& block = blocks_[size_ / kLanes<T>];
+  void append(const Box<T>& box) {
+    BoxBlock<T>& block = blocks_[size_ / kLanes<T>];
     const int lane = int(size_ % kLanes<T>);
     if (lane == 0) block.clear();
-    block.set(lane, box, bound);
+    block.set(lane, box, 0);
     ++size_;
   }
 
@@ -66,7 +66,7 @@ class KeptList {
   template <typename F>
   void visit_neighbours(const Box<T>& box, int64_t first, const F& visit) const {
     for (int64_t i = first; i < size_;) {
-      const KeptBlock<T>& block = blocks_[i / kLanes<T>];
+      const BoxBlock<T>& block = blocks_[i / kLanes<T>];
       const int64_t end = smaller(size_, (i / kLanes<T> + 1) * kLanes<T>);
       if (meets(block, box)) {
         for (; i < end; ++i) visit(block.box(int(i % kLanes<T>)));
@@ -80,13 +80,13 @@ class KeptList {
 
   static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-  static bool meets(const KeptBlock<T>& block, const Box<T>& box) {
+  static bool meets(const BoxBlock<T>& block, const Box<T>& box) {
     const V w = min(load(block.x2), splat(box.x2)) - max(load(block.x1), splat(box.x1));
     const V h = min(load(block.y2), splat(box.y2)) - max(load(block.y1), splat(box.y1));
     return lanes_greater(min(w, h), V{}) != 0;
   }
 
-  Buffer<KeptBlock<T>> blocks_;
+  Buffer<BoxBlock<T>> blocks_;
   int64_t size_ = 0;
 };
 

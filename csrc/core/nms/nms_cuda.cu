@@ -6,7 +6,8 @@
 //    mask, reduce: the chunk's boxes are decided (nms_chunk.h);
 //    sweep:        those it kept remove later boxes (nms_sweep.h).
 //    When an image has max_output boxes, the rest of its work is skipped.
-// Less than kMaxChunk boxes of an image take three launches.
+// Less than kMaxChunk boxes of an image, and at most 8 kMaxChunk in all, take three launches, unless a small
+// max_output may end the search early and the chunks are smaller.
 //
 // Cost: n log n to sort, chunk * n / 2 pair tests in the chunks, in the sweeps kept * n / 256 tests of
 // regions and those pairs that they cannot rule out. Memory: about 75 bytes a box (float64: 91) with the

@@ -1,9 +1,8 @@
-// The suppression test of NMS: does a kept box suppress a candidate, IoU(kept, candidate) > threshold?
+// The suppression test of NMS on the CPU: is IoU(a, b) > threshold, for one box and a block of others?
 //
 // The answer is that of the plain scalar loop, to the last bit: inter / (a + b - inter) in T, compared with
-// the threshold as a double. The fast test does without the division: IoU > t  <=>  inter > t/(1+t) (a + b),
-// evaluated with a bound that rounding cannot make too large, for a block of kept boxes at once. Only the
-// rare block in which some lane passes it pays for the exact test.
+// the threshold as a double. Nearly always it is found without the division: IoU > t  <=>  inter > t/(1+t)
+// (a + b), by a margin that no rounding makes up for. The division decides where the margin is smaller.
 #pragma once
 
 #include <cfloat>
@@ -12,6 +11,7 @@
 
 #include "core/box_math.h"
 #include "core/nms/kept_list.h"
+#include "core/nms/threshold.h"
 #include "core/vector_interval.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
@@ -49,27 +49,13 @@ static inline bool is_extreme(T area) {
   return area < FloatLimits<T>::tiny_area || area > FloatLimits<T>::huge_area;
 }
 
-// The largest T that is <= threshold: `iou > threshold` in double and `iou > floor_to<T>(threshold)` in T
-// agree for every iou of type T.
-template <typename T>
-static inline T floor_to(double threshold) {
-  T rounded = T(threshold);
-  if (double(rounded) > threshold) rounded = T(__builtin_nextafterf(float(rounded), -INFINITY));
-  return rounded;
-}
-
-template <>
-inline double floor_to<double>(double threshold) {
-  return threshold;
-}
-
 template <typename T>
 class Suppression {
   using V = Vec<T>;
 
  public:
   explicit Suppression(double threshold)
-      : threshold_(floor_to<T>(threshold)),
+      : threshold_(round_threshold_down<T>(threshold)),
         // Below 2^-20 the bound could underflow: there any overlap goes to the exact test.
         scale_(threshold < 0x1p-20 ? T(0)
                                    : T(threshold / (1 + threshold)) * (1 - 16 * FloatLimits<T>::epsilon)),
@@ -77,7 +63,7 @@ class Suppression {
         least_sure_(threshold < 0x1p-20 ? T(INFINITY) : T(0)) {}
 
   // Sets the bounds of a block's boxes; returns whether an active one's area is extreme.
-  bool set_bounds(KeptBlock<T>& block) const {
+  bool set_bounds(BoxBlock<T>& block) const {
     const V w = load(block.x2) - load(block.x1), h = load(block.y2) - load(block.y1), area = w * h;
     const auto active = (w > 0) & (h > 0) & (area <= FloatLimits<T>::max);
     store<T>(active ? area * scale_ : V{} + T(NAN), block.bound);
@@ -91,7 +77,7 @@ class Suppression {
   // not active. No extreme area, 0 <= threshold < 1. kAsIntegers: no coordinate of the block has its
   // sign bit set.
   template <bool kAsIntegers>
-  V margin(const KeptBlock<T>& block, const Box<T>& box, T box_bound) const {
+  V margin(const BoxBlock<T>& block, const Box<T>& box, T box_bound) const {
     const V w = shared_length<T, kAsIntegers>(load(block.x1), load(block.x2), splat(box.x1), splat(box.x2));
     const V h = shared_length<T, kAsIntegers>(load(block.y1), load(block.y2), splat(box.y1), splat(box.y2));
     // One clamp is enough: the product is positive only if h > 0 too.
@@ -105,19 +91,19 @@ class Suppression {
 
   // Where the margin is small, the bound is at most the area of the block's box; rounding errors of both
   // tests together are below 32 epsilon of that.
-  Verdict judge(const KeptBlock<T>& block, V margin) const {
+  Verdict judge(const BoxBlock<T>& block, V margin) const {
     const V slack = load(block.bound) * slack_;
     const uint32_t sure = lanes_greater(margin, slack + least_sure_);
     return {sure, lanes_greater(margin, -slack) & ~sure};
   }
 
   // Whether one of the block's boxes suppresses the box; the same conditions.
-  bool hit(const KeptBlock<T>& block, const Box<T>& box, T box_bound) const {
+  bool hit(const BoxBlock<T>& block, const Box<T>& box, T box_bound) const {
     return lanes_greater(margin<false>(block, box, box_bound), V{}) != 0 && exactly(block, box) != 0;
   }
 
   // Lanes of a block whose IoU with a box exceeds the threshold, by the definition: any boxes, any threshold.
-  uint32_t exactly(const KeptBlock<T>& block, const Box<T>& box) const {
+  uint32_t exactly(const BoxBlock<T>& block, const Box<T>& box) const {
     const V x1 = load(block.x1), y1 = load(block.y1), x2 = load(block.x2), y2 = load(block.y2);
     const V w = max(min(x2, splat(box.x2)) - max(x1, splat(box.x1)), V{});
     const V h = max(min(y2, splat(box.y2)) - max(y1, splat(box.y1)), V{});

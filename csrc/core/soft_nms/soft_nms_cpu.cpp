@@ -99,7 +99,7 @@ void select(const SoftNmsArgs& args) {
     if (top.seen == selected.size()) {
       args.indices[selected.size()] = top.row;
       decayed[selected.size()] = narrow<Storage>(top.score);
-      selected.append(box, 0);
+      selected.append(box);
       heap.pop();
       continue;
     }
