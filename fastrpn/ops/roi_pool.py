@@ -100,9 +100,12 @@ def _keep_argmax(ctx, inputs, output) -> None:
     ctx.input_shape = input.shape
     ctx.save_for_backward(rois, output[1])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # else a backward makes as many zeros as there are argmaxes
 
 
-def _backward_of_argmax(ctx, grad: Tensor, _grad_argmax: Tensor | None):
+def _backward_of_argmax(ctx, grad: Tensor | None, _grad_argmax: None):
+    if grad is None:
+        return None, None, None, None, None
     rois, argmax = ctx.saved_tensors
     grad_input = torch.ops.fastrpn.roi_pool_backward(
         grad, rois, argmax, ctx.spatial_scale, *ctx.input_shape
