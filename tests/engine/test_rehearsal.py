@@ -5,6 +5,7 @@ import torch
 from additive import make_config, make_trainer
 
 from fastrpn.data import generate_synthetic
+from fastrpn.data.files import UNFINISHED
 from fastrpn.engine import Trainer, distributed, load_checkpoint, rehearsal, train, trainer
 
 
@@ -53,10 +54,12 @@ def test_a_former_run_survives_a_failed_rehearsal_and_nothing_else(data, tmp_pat
             train(config)
     assert all((tmp_path / name).read_bytes() == content for name, content in former.items())
     monkeypatch.setattr(Trainer, "_take_step", broken)
-    (tmp_path / ".last.leftover.pt").touch()
+    (tmp_path / f"{UNFINISHED}last-leftover.pt").touch()
+    (tmp_path / ".somebody-elses.yaml").touch()
     with pytest.raises(OSError, match="broken"):
         train(config)
-    assert not list(tmp_path.glob("*.pt")) and not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob("*.pt"))
+    assert [path.name for path in tmp_path.glob(".*")] == [".somebody-elses.yaml"]
     assert (tmp_path / "history.jsonl").read_text() == ""
 
 
