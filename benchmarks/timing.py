@@ -1,6 +1,7 @@
 """Fair timing: equal results first, then alternating runs in one process, then medians."""
 
 import ctypes
+import random
 import statistics
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -98,8 +99,10 @@ def measure(
 
     def take_turns() -> dict[str, list[float]]:
         times: dict[str, list[float]] = {name: [taken] for name, taken in slow.items()}
+        order, shuffle = list(repeated.items()), random.Random(0).shuffle
         for _ in range(rounds):
-            for name, run in repeated.items():
+            shuffle(order)  # what ran before decides what memory and caches are left
+            for name, run in order:
                 # Short calls are repeated so that the clock's own cost does not count.
                 repeats = max(1, min(1000, int(2e-4 / first[name])))
                 with context_of[name]():

@@ -98,8 +98,8 @@ class Trainer:
         self.optimizer = sgd(self.model, config)
         if config.short_sides and self.model.config.rpn_min_size_original:
             raise ValueError(
-                f"short_sides: the loader resizes to {config.short_sides}, and so the model does not "
-                "know the images' own pixels, which rpn_min_size_original counts"
+                f"short_sides: the loader resizes to {config.short_sides}, so that the model does "
+                "not know the images' own pixels, which rpn_min_size_original counts"
             )
         self.model.transform.resizes_training_images = not config.short_sides
         self.loader = self._build_loader()

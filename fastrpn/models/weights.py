@@ -140,8 +140,8 @@ def _first_convolution(
         return {}
     if weight.shape[1] != 3 or shift not in state_dict:
         raise ValueError(
-            f"{conv}.weight {list(weight.shape)}: cannot be rewritten for the model's kind of input "
-            "(three channels and a bias or a norm could); adapt_input=False loads it as it is"
+            f"{conv}.weight {list(weight.shape)}: cannot be rewritten for the model's kind of "
+            "input (three channels and a bias or a norm could); adapt_input=False loads it as it is"
         )
     mean, std, m, s = (values.to(weight) for values in (mean, std, m, s))
     constant = (weight * ((m - mean) / std)).sum(dim=(1, 2, 3))

@@ -111,6 +111,9 @@ def test_scales_and_colours_change_training_and_repeat(config, tmp_path):
     plain = train(dataclasses.replace(config, steps=3, output=str(tmp_path / "plain")))
     assert losses(first.history) != losses(plain.history)
     assert not first.model.transform.resizes_training_images
+    options = {**OPTIONS, "rpn_min_size_original": True}  # pixels that only the loader sees
+    with pytest.raises(ValueError, match="short_sides: .* rpn_min_size_original"):
+        train(dataclasses.replace(changed, model_options=options))
 
 
 def test_training_starts_from_the_weights_of_a_file(config, tmp_path):

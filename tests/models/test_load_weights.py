@@ -105,6 +105,15 @@ def test_a_classifier_sees_in_another_kind_of_input_what_it_saw_in_its_own(make,
     assert equal(weights, body.state_dict())  # as they are: for the model's own input
 
 
+def test_a_first_convolution_that_cannot_be_rewritten_is_refused():
+    weights = backbones.VGG16().state_dict()
+    del weights["features.0.bias"]
+    config = PRESETS["py-faster-rcnn"].override(min_size=64)
+    model = FasterRCNN(backbones.VGG16(), BoxHead(49 * 512, 8), 2, config)
+    with pytest.raises(ValueError, match=r"features.0.weight \[64, 3, 3, 3\]: cannot be rewritten"):
+        load_imagenet(model, weights)
+
+
 def test_old_files_of_torchvision_keep_their_norms(tmp_path):
     """They mean an eps of 0; a checkpoint of the training that follows must mean the same."""
     source = build("resnet18_fpn")
