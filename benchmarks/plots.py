@@ -110,13 +110,13 @@ def regime_chart(
             y, x = kinds.index(row_of(m)), columns.index(column_of(m))
             gain = m["speedup"].get("torchvision")
             if gain is None:
-                label = f"{m['milliseconds']['fastrpn']:.3g} ms"
+                label = duration(m["milliseconds"]["fastrpn"])
             else:
                 signed[y, x] = gain - 1 if gain >= 1 else 1 - 1 / gain  # below as far as above
                 label = f"{gain:,.0f}" if gain >= 10 else f"{gain:.1f}"
             axes.text(x, y, label, ha="center", va="center", fontsize=7)
         axes.imshow(signed, cmap=colours, norm=scale, aspect="auto")
-        axes.set_xticks(range(len(columns)), [f"{column:,}" for column in columns], fontsize=8)
+        axes.set_xticks(range(len(columns)), [short(column) for column in columns], fontsize=8)
         axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
         axes.set_xlabel(xlabel)
         axes.set_title(f"threads: {count}", fontsize=9)
@@ -148,6 +148,22 @@ def draw(results_file: Path) -> list[Path]:
         if chosen:
             pictures.append(bar_chart(chosen, folder / name, title))
     return pictures
+
+
+def duration(milliseconds: float) -> str:
+    """Two or three digits, for a cell of a chart."""
+    for unit, size in (("s", 1e3), ("ms", 1.0)):
+        if milliseconds >= size:
+            return f"{milliseconds / size:.3g} {unit}"
+    return f"{1e3 * milliseconds:.2g} µs"
+
+
+def short(number: float) -> str:
+    """Thresholds as they are, thousands and millions by a letter."""
+    for letter, size in (("M", 1_000_000), ("k", 1_000)):
+        if number >= size:
+            return f"{number // size}{letter}"
+    return f"{number}"
 
 
 def draw_scan(results_file: Path) -> list[Path]:

@@ -8,9 +8,11 @@ from fastrpn.models import winograd
 from fastrpn.models.winograd import conv2d
 
 
-@pytest.fixture(autouse=True)
-def small_maps_count(monkeypatch):
+@pytest.fixture(autouse=True, params=[False, True], ids=["without AVX-512", "with AVX-512"])
+def convolution(monkeypatch, request):
+    """Both ways, whatever this CPU prefers; small maps count, too."""
     monkeypatch.setattr(winograd, "_FEWEST_POSITIONS", 1)
+    monkeypatch.setattr(winograd, "_AVX512", request.param)
 
 
 def channels_last(*shape):
