@@ -83,7 +83,7 @@ def draw(results: dict, path: Path) -> None:
     axes.set_xlabel("milliseconds for an image")
     axes.set_title(f"ResNet-50 FPN, {results['cpu']}, {results['threads']} threads", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    axes.legend(frameon=False, fontsize=8, loc="upper right")  # beside the smallest image's bars
     figure.tight_layout()
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
