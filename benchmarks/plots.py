@@ -151,11 +151,12 @@ def draw(results_file: Path) -> list[Path]:
 
 
 def duration(milliseconds: float) -> str:
-    """Two or three digits, for a cell of a chart."""
-    for unit, size in (("s", 1e3), ("ms", 1.0)):
-        if milliseconds >= size:
-            return f"{milliseconds / size:.3g} {unit}"
-    return f"{1e3 * milliseconds:.2g} µs"
+    """Two digits, or whole numbers, for a cell of a chart."""
+    unit, size = (
+        ("s", 1e3) if milliseconds >= 1e3 else ("ms", 1) if milliseconds >= 0.1 else ("µs", 1e-3)
+    )
+    value = milliseconds / size
+    return f"{value:.0f} {unit}" if value >= 10 else f"{value:.2g} {unit}"
 
 
 def short(number: float) -> str:
