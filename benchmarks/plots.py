@@ -152,10 +152,12 @@ def draw(results_file: Path) -> list[Path]:
 
 def duration(milliseconds: float) -> str:
     """Two digits, or whole numbers, for a cell of a chart."""
-    unit, size = (
-        ("s", 1e3) if milliseconds >= 1e3 else ("ms", 1) if milliseconds >= 0.1 else ("µs", 1e-3)
-    )
-    value = milliseconds / size
+    if milliseconds >= 1e3:
+        value, unit = milliseconds / 1e3, "s"
+    elif milliseconds >= 0.1:
+        value, unit = milliseconds, "ms"
+    else:
+        value, unit = 1e3 * milliseconds, "µs"
     return f"{value:.0f} {unit}" if value >= 10 else f"{value:.2g} {unit}"
 
 
