@@ -99,7 +99,7 @@ class ModelConfig:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         for width, height in (shape for level in self.anchor_shapes or () for shape in level):
             if not (width > 0 and height > 0):
-                raise ValueError(f"anchor_shapes must be positive, got {width} x {height}")
+                raise ValueError(f"anchor_shapes must be positive, got {width:g} x {height:g}")
         if self.rpn_negative_iou > self.rpn_positive_iou:
             raise ValueError(
                 f"rpn_negative_iou {self.rpn_negative_iou} exceeds "
