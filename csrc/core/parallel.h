@@ -33,8 +33,8 @@ static inline void run_serial(int64_t size, int64_t, ParallelFor::Body body, voi
 // For callers without a thread pool, and for work too small for it.
 static inline ParallelFor serial() { return {run_serial, 1}; }
 
-// Threads for an output of `elements`, if it is worth them: 2^16 take some 20 us, and waking a thread takes
-// 5 us, on a busy machine far longer.
+// Threads for an output of `elements`, if it is worth them: 2^16 take some 40 us, and on a busy machine
+// waking a thread may take far longer.
 static inline ParallelFor threads_for(int64_t elements, const ParallelFor& parallel_for) {
   return elements < (1 << 16) ? serial() : parallel_for;
 }
