@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from benchmarks.cuda_timing import Call, Case
-from fastrpn.engine.cuda_graph import graphed
+from fastrpn.inference.cuda_graph import graphed
 from fastrpn.models import faster_rcnn, load_torchvision
 
 CLASSES = 91

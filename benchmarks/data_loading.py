@@ -29,10 +29,9 @@ from fastrpn.data import (
     augmentation,
     build_loader,
     generate_synthetic,
-    image_to_tensor,
     open_dataset,
-    read_image,
 )
+from fastrpn.images import image_to_tensor, read_image
 from fastrpn.models import faster_rcnn
 
 COLOURS = (0.4, 0.4, 0.4, 0.1)

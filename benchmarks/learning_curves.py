@@ -30,7 +30,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from benchmarks.plots import COLOURS, DPI
 from fastrpn.data import RandomHorizontalFlip, VOCDataset, build_loader, generate_synthetic
-from fastrpn.engine import evaluate
+from fastrpn.evaluation import evaluate
 from fastrpn.models import PRESETS, FasterRCNN, load_torchvision
 from fastrpn.models.backbones import TinyHead
 

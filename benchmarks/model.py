@@ -29,8 +29,9 @@ from torchvision.ops import FrozenBatchNorm2d
 from benchmarks.environment import environment
 from benchmarks.model_stages import STAGES, Stopwatch, draw, share_behind
 from fastrpn.data import generate_synthetic, open_dataset
-from fastrpn.engine import evaluate, load_model
+from fastrpn.evaluation import evaluate
 from fastrpn.models import faster_rcnn, load_torchvision
+from fastrpn.models.checkpoint import load_model
 
 CLASSES = 91
 BF16 = " bf16"  # behind a library's name: the same under autocast

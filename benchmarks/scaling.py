@@ -17,9 +17,10 @@ import time
 from itertools import islice
 from pathlib import Path
 
+from fastrpn import distributed
 from fastrpn.analysis import markdown_table
 from fastrpn.data import generate_synthetic, open_dataset
-from fastrpn.engine import TrainConfig, Trainer, distributed
+from fastrpn.training import TrainConfig, Trainer
 
 WARM_UP = 5  # steps
 

@@ -1,34 +1,42 @@
 """fastrpn: region proposals and Faster R-CNN with fast, exact C++ and CUDA kernels.
 
-Submodules are imported on first use, so that `fastrpn.numpy` never imports torch.
+Everything is imported on first use, so that `fastrpn.numpy` never imports torch.
 """
 
 import importlib
 
 from fastrpn._version import __version__
 
-__all__ = [
-    "__version__",
-    "accelerate_torchvision",
+_SUBMODULES = (
     "analysis",
     "data",
-    "engine",
+    "drawing",
+    "evaluation",
+    "images",
+    "inference",
     "models",
     "numpy",
     "ops",
-    "restore_torchvision",
-    "viz",
-]
+    "training",
+)
+_NAMES = {
+    "Predictor": "fastrpn.inference",
+    "TrainConfig": "fastrpn.training",
+    "accelerate_torchvision": "fastrpn.ops",
+    "evaluate": "fastrpn.evaluation",
+    "faster_rcnn": "fastrpn.models",
+    "restore_torchvision": "fastrpn.ops",
+    "train": "fastrpn.training",
+}
 
-_SUBMODULES = {"analysis", "data", "engine", "models", "numpy", "ops", "viz"}
-_OPS = {"accelerate_torchvision", "restore_torchvision"}
+__all__ = ["__version__", *_SUBMODULES, *_NAMES]
 
 
 def __getattr__(name: str):
     if name in _SUBMODULES:
         return importlib.import_module(f"fastrpn.{name}")
-    if name in _OPS:
-        return getattr(importlib.import_module("fastrpn.ops"), name)
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'fastrpn' has no attribute {name!r}")
 
 

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, FileNotFoundError, NotADirectoryError, ImportError) as error:
         _exit(error, 2, options.debug)
     except RuntimeError as error:
-        from fastrpn.engine import NonFiniteLossError  # torch is there by now
+        from fastrpn.training import NonFiniteLossError  # torch is there by now
 
         _exit(error, 1, options.debug or not isinstance(error, NonFiniteLossError))
     except KeyboardInterrupt:

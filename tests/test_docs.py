@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fastrpn import cli
-from fastrpn.data import VOCDataset, generate_synthetic, read_image
-from fastrpn.viz import VideoWriter
+from fastrpn.data import VOCDataset, generate_synthetic
+from fastrpn.images import read_image
+from fastrpn.inference.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = {"train", "eval", "detect", "anchors", "info"}  # of the others only the options are checked

@@ -11,16 +11,16 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from fastrpn.engine import TrainConfig
-from fastrpn.engine.config import lr_factor
-from fastrpn.engine.config_file import config_from_dict
-from fastrpn.engine.step import sgd
 from fastrpn.models import PRESETS, faster_rcnn
 from fastrpn.models.roi_head import BoxHead, BoxPredictor
 from fastrpn.models.rpn import RPNHead
 from fastrpn.models.structures import Proposals
 from fastrpn.models.transform import ImageTransform
 from fastrpn.ops import encode_boxes
+from fastrpn.training import TrainConfig
+from fastrpn.training.config import lr_factor
+from fastrpn.training.config_file import config_from_dict
+from fastrpn.training.step import sgd
 
 MODEL = [  # field, paper, py-faster-rcnn
     # Image: short side 600; py-faster-rcnn keeps the long side within 1000 and subtracts a mean

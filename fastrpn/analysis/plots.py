@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 from fastrpn.analysis.anchor_coverage import AnchorCoverage, ReceptiveFieldReport
 from fastrpn.analysis.anchor_design import AnchorDesign
 from fastrpn.analysis.proposal_recall import ProposalRecall
-from fastrpn.data.files import write_atomically
+from fastrpn.files import write_atomically
 
 __all__ = ["plot_anchor_design", "plot_proposal_recall", "plot_receptive_field"]
 

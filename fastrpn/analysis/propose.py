@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrpn.data.image_io import image_to_array
 from fastrpn.data.loader import Loader, build_loader
 from fastrpn.data.proposals import ProposalSet
+from fastrpn.images import image_to_array
 from fastrpn.models import FasterRCNN
 
 __all__ = ["METHODS", "propose_dataset", "rpn_proposals", "selective_search"]

@@ -93,8 +93,9 @@ def _draw(options: argparse.Namespace) -> None:
     """The anchors of one position, drawn to scale."""
     import torch
 
+    from fastrpn.drawing import draw_anchors
+    from fastrpn.images import write_image
     from fastrpn.models.anchors import cell_anchors
-    from fastrpn.viz import draw_anchors, write_image
 
     around_origin = cell_anchors(options.sizes, options.ratios, stride=0, convention="paper")
     anchors = around_origin + torch.tensor(options.position).repeat(2)

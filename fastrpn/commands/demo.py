@@ -10,6 +10,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from fastrpn.engine.demo import run_demo
+    from fastrpn.training.demo import run_demo
 
     run_demo(options.output, seed=options.seed)

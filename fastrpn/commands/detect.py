@@ -29,8 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from fastrpn.engine import Predictor, distributed
-    from fastrpn.engine.detect import detect_files
+    from fastrpn import distributed
+    from fastrpn.inference import Predictor
+    from fastrpn.inference.detect import detect_files
 
     # Shares may take very different times: a long video is not divided.
     with distributed.process_group(options.device, patience=timedelta(days=7)):

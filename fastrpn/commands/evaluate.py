@@ -24,9 +24,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     import torch
 
+    from fastrpn import distributed
     from fastrpn.data import ProposalSet, WithProposals, open_dataset
-    from fastrpn.engine import distributed, evaluate, load_model
-    from fastrpn.engine.report import print_metrics, write_json
+    from fastrpn.evaluation import evaluate
+    from fastrpn.evaluation.report import print_metrics, write_json
+    from fastrpn.models.checkpoint import load_model
 
     half = options.precision == "bf16"
     with distributed.process_group(options.device):

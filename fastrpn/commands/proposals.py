@@ -27,9 +27,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from fastrpn import distributed
     from fastrpn.data import open_dataset
-    from fastrpn.engine import distributed, load_model
-    from fastrpn.engine.propose import propose_together
+    from fastrpn.models.checkpoint import load_model
+    from fastrpn.training.propose import propose_together
 
     if options.method == "rpn" and options.checkpoint is None:
         raise ValueError("--method rpn needs a --checkpoint")

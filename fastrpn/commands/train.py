@@ -4,14 +4,15 @@ import argparse
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    from fastrpn.engine.options import add_options
+    from fastrpn.training.options import add_options
 
     add_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    from fastrpn.engine import distributed, train
-    from fastrpn.engine.options import config_from
+    from fastrpn import distributed
+    from fastrpn.training import train
+    from fastrpn.training.options import config_from
 
     config = config_from(options)
     with distributed.process_group(config.device):

@@ -1,17 +1,20 @@
 """Data sets, loading, and the synthetic data set of the demo."""
 
-from .augment import ColorJitter, RandomShortSide, augmentation
-from .baseline import ContourBaseline, majority_label
-from .coco import COCODataset, detections_to_coco_results
-from .errors import BadDataError
-from .image_io import image_to_array, image_to_tensor, read_image, write_image
-from .loader import Loader, build_loader
-from .proposals import ProposalSet, WithProposals
-from .sources import concatenate, open_dataset
-from .synthetic import SYNTHETIC_CLASSES, generate_synthetic
-from .torchvision_style import FromTorchvision
-from .transforms import Compose, RandomHorizontalFlip, ResizeShortSide
-from .voc import VOCDataset
+from fastrpn.data.augment import ColorJitter, RandomShortSide, augmentation
+from fastrpn.data.coco import COCODataset, detections_to_coco_results
+from fastrpn.data.loader import Loader, build_loader
+from fastrpn.data.open import concatenate, open_dataset
+from fastrpn.data.proposals import ProposalSet, WithProposals
+from fastrpn.data.synthetic import (
+    SYNTHETIC_CLASSES,
+    ContourBaseline,
+    generate_synthetic,
+    majority_label,
+)
+from fastrpn.data.torchvision_style import FromTorchvision
+from fastrpn.data.transforms import Compose, RandomHorizontalFlip, ResizeShortSide
+from fastrpn.data.voc import VOCDataset
+from fastrpn.errors import BadDataError
 
 __all__ = [
     "SYNTHETIC_CLASSES",
@@ -33,10 +36,6 @@ __all__ = [
     "concatenate",
     "detections_to_coco_results",
     "generate_synthetic",
-    "image_to_array",
-    "image_to_tensor",
     "majority_label",
     "open_dataset",
-    "read_image",
-    "write_image",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .transforms import Compose, RandomHorizontalFlip, ResizeShortSide, Transform
+from fastrpn.data.transforms import Compose, RandomHorizontalFlip, ResizeShortSide, Transform
 
 # RGB -> luma and two colour differences (the YIQ of analog television): grey has none of the two.
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])

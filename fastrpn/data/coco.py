@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .annotated import AnnotatedImages, Sample, check_boxes, map_checked, with_background
-from .errors import BadDataError, BadDataPolicy
-from .image_io import read_image
+from fastrpn.data.dataset import AnnotatedImages, Sample, check_boxes, map_checked, with_background
+from fastrpn.errors import BadDataError, BadDataPolicy
+from fastrpn.images import read_image
 
 
 class COCODataset(AnnotatedImages):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .transforms import Transform
+from fastrpn.data.transforms import Transform
 
 
 class Loader:

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .annotated import AnnotatedImages
-from .errors import BadDataError
-from .files import write_atomically
+from fastrpn.data.dataset import AnnotatedImages
+from fastrpn.errors import BadDataError
+from fastrpn.files import write_atomically
 
 _FORMAT = "fastrpn-proposals 1"
 _DTYPES = {"image_ids": "<i8", "offsets": "<i8", "boxes": "<f4", "scores": "<f4"}

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .annotated import check_boxes, with_background
-from .errors import BadDataError
-from .image_io import image_to_array, image_to_tensor
+from fastrpn.data.dataset import check_boxes, with_background
+from fastrpn.errors import BadDataError
+from fastrpn.images import image_to_array, image_to_tensor
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

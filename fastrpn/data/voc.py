@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .annotated import AnnotatedImages, Sample, check_boxes, map_checked, with_background
-from .errors import BadDataError, BadDataPolicy
-from .image_io import read_image
-from .voc_xml import Annotation, read_annotation
+from fastrpn.data.dataset import AnnotatedImages, Sample, check_boxes, map_checked, with_background
+from fastrpn.data.voc_xml import Annotation, read_annotation
+from fastrpn.errors import BadDataError, BadDataPolicy
+from fastrpn.images import read_image
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from .errors import BadDataError
+from fastrpn.errors import BadDataError
 
 
 @dataclass

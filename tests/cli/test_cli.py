@@ -13,7 +13,7 @@ import pytest
 from fastrpn import info
 from fastrpn.cli import main
 from fastrpn.data import ProposalSet, generate_synthetic
-from fastrpn.engine import load_model
+from fastrpn.models.checkpoint import load_model
 
 TRAIN = ["--model", "tiny", "--steps", "2", "--batch-size", "2", "--warmup-steps", "1"]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from gpu_cases import needs_gpu
 
-from fastrpn.engine import Predictor
-from fastrpn.engine.cuda_graph import graphed
+from fastrpn.inference import Predictor
+from fastrpn.inference.cuda_graph import graphed
 from fastrpn.models import faster_rcnn
 
 pytestmark = needs_gpu
@@ -127,7 +127,7 @@ def test_graphs_detect_what_the_model_detects(dtype):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_predictor_replays_graphs(precision, monkeypatch):
     model = model_of().cuda().eval()
-    monkeypatch.setattr("fastrpn.engine.predict.load_model", lambda *_: (model, ["none"] * 4))
+    monkeypatch.setattr("fastrpn.inference.predictor.load_model", lambda *_: (model, ["none"] * 4))
     images = [torch.randint(256, size, dtype=torch.uint8).numpy() for size in [(96, 128, 3)] * 3]
     options = {"device": "cuda", "batch_size": 2, "precision": precision}
     graphs = Predictor("any.pt", cuda_graph=True, **options)

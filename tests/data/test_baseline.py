@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastrpn.data import VOCDataset, generate_synthetic, image_to_tensor
-from fastrpn.data.baseline import ContourBaseline, majority_label
-from fastrpn.engine import evaluate
+from fastrpn.data import VOCDataset, generate_synthetic
+from fastrpn.data.synthetic.baseline import ContourBaseline, majority_label
+from fastrpn.evaluation import evaluate
+from fastrpn.images import image_to_tensor
 
 
 def test_finds_plain_boxes_on_a_plain_ground():

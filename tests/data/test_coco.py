@@ -9,7 +9,8 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from fastrpn.data import BadDataError, COCODataset, detections_to_coco_results, write_image
+from fastrpn.data import BadDataError, COCODataset, detections_to_coco_results
+from fastrpn.images import write_image
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from fastrpn.data import SYNTHETIC_CLASSES, VOCDataset, generate_synthetic
-from fastrpn.data.shapes import SHAPES
-from fastrpn.data.synthetic import draw_scene
+from fastrpn.data.synthetic.generate import draw_scene
+from fastrpn.data.synthetic.shapes import SHAPES
 
 
 def _files(root):
@@ -62,7 +62,7 @@ def test_every_class_occurs_and_some_objects_are_difficult():
 
 def test_boxes_are_tight_around_the_drawn_shape(monkeypatch):
     """Without clutter and with one object, the box is where the picture differs from its ground."""
-    import fastrpn.data.synthetic as synthetic
+    import fastrpn.data.synthetic.generate as synthetic
 
     grey = np.full((128, 128, 3), 128, np.uint8)
     monkeypatch.setattr(synthetic, "_background", lambda rng, size: grey.copy())

@@ -13,10 +13,9 @@ from fastrpn.data import (
     VOCDataset,
     build_loader,
     generate_synthetic,
-    image_to_array,
-    write_image,
 )
 from fastrpn.data.torchvision_style import VOC_CLASSES
+from fastrpn.images import image_to_array, write_image
 from fastrpn.models import faster_rcnn
 
 datasets = pytest.importorskip("torchvision.datasets")

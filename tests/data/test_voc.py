@@ -4,15 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastrpn.data import (
-    BadDataError,
-    VOCDataset,
-    image_to_array,
-    image_to_tensor,
-    read_image,
-    write_image,
-)
+from fastrpn.data import BadDataError, VOCDataset
 from fastrpn.data.voc_xml import Annotation, format_annotation, read_annotation
+from fastrpn.images import image_to_array, image_to_tensor, read_image, write_image
 
 
 def _object(name="cat", box=(1, 1, 10, 10), difficult=0):

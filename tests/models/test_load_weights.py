@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from fastrpn.engine.checkpoint import describe_model, save_checkpoint
 from fastrpn.models import (
     PRESETS,
     BoxHead,
@@ -15,6 +14,7 @@ from fastrpn.models import (
     load_weights,
 )
 from fastrpn.models.backbones.resnet import conv_norm
+from fastrpn.models.checkpoint import describe_model, save_checkpoint
 
 PAPER = PRESETS["paper"]
 SMALL = {"min_size": 64, "max_size": 96, "box_score_threshold": 0.0}

@@ -1,0 +1,173 @@
+"""How good a detector is on a data set: COCO's and VOC's average precisions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from rich.progress import track
+from torch.utils.data import Dataset, Subset
+
+from fastrpn import distributed
+from fastrpn.data import build_loader
+from fastrpn.evaluation.coco_ap import coco_precision
+from fastrpn.evaluation.voc_ap import voc_curve
+
+Detector = Callable[[list[torch.Tensor]], list[dict]]
+
+
+def evaluate(
+    model: torch.nn.Module | Detector,
+    dataset: Dataset,
+    *,
+    batch_size: int = 4,
+    workers: int = 0,
+    progress: bool = True,
+) -> dict:
+    """Runs a detector over a data set and scores it.
+
+    Under torchrun each process takes its share of the images and all get the numbers.
+
+    Args:
+        model: a module (put into eval mode meanwhile; images go to its device) or any callable
+            from a list of images float32 [3,H,W] to a list of {"boxes", "scores", "labels"}.
+        dataset: `ds[i] -> (image, target)`, with `classes` ("__background__" first). Where targets
+            hold "proposals", the model gets them and classifies these.
+        batch_size: images a call, in one process.
+        workers: processes that read images; 0 reads in this one.
+        progress: show a progress bar.
+
+    Returns:
+        What `evaluate_detections` returns.
+    """
+    detections, targets = detect_all(
+        model, dataset, batch_size=batch_size, workers=workers, progress=progress
+    )
+    metrics = None
+    if distributed.is_main():
+        metrics = evaluate_detections(detections, targets, dataset.classes)
+    return distributed.broadcast(metrics)
+
+
+@torch.inference_mode()
+def detect_all(
+    model: torch.nn.Module | Detector,
+    dataset: Dataset,
+    *,
+    batch_size: int = 4,
+    workers: int = 0,
+    progress: bool = True,
+) -> tuple[list[dict], list[dict]]:
+    """Detections and targets of every image, in order, on the CPU; see `evaluate`.
+
+    Under torchrun every process gets all of them, each image once.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive, got {batch_size}")
+    is_module = isinstance(model, torch.nn.Module)
+    device = next(model.parameters()).device if is_module else torch.device("cpu")
+    was_training = is_module and model.training
+    if is_module:
+        model.eval()
+    rank, size = distributed.rank(), distributed.size()
+    share = Subset(dataset, range(rank, len(dataset), size))
+    loader = build_loader(
+        share,
+        batch_size,
+        shuffle=False,
+        seed=0,
+        workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+    found = []
+    try:
+        for images, targets in track(
+            loader, "Evaluating", len(loader), disable=not progress or rank > 0
+        ):
+            images = [image.to(device) for image in images]
+            given = [target["proposals"] for target in targets if "proposals" in target]
+            results = model(images, proposals=given) if given else model(images)
+            results = [{key: value.cpu() for key, value in r.items()} for r in results]
+            found += zip(results, targets, strict=True)
+    finally:
+        if was_training:
+            model.train()
+    shares = distributed.all_gather(found)
+    pairs = [shares[i % size][i // size] for i in range(len(dataset))]
+    return [detection for detection, _ in pairs], [target for _, target in pairs]
+
+
+def evaluate_detections(
+    detections: Sequence[dict], targets: Sequence[dict], classes: Sequence[str]
+) -> dict:
+    """Scores detections against ground truth.
+
+    Ground truth marked "ignore" counts neither way. A number that is undefined, because no ground
+    truth of a class counts, is None; means leave such classes out.
+
+    Args:
+        detections: one dict an image with "boxes" [D,4] xyxy, "scores" [D] and "labels" [D].
+        targets: one dict an image with "boxes" [G,4], "labels" [G] and optionally "ignore" [G].
+        classes: names, "__background__" first.
+
+    Returns:
+        "AP" (mean over IoU 0.5 to 0.95), "AP50", "AP75": COCO's; "voc_ap_11pt", "voc_ap_area":
+        VOC's, at IoU 0.5; "num_images"; "per_class": {name: the same five and "num_objects"};
+        "curves": {name: {"recall": list, "precision": list}}, VOC's at IoU 0.5. All of it fits
+        into JSON.
+
+    Raises:
+        ValueError: another number of detections than of targets, or a label that is no class.
+    """
+    if len(detections) != len(targets):
+        raise ValueError(f"{len(detections)} detections for {len(targets)} targets")
+    for name, entries in (("detections", detections), ("targets", targets)):
+        _check_labels(name, entries, len(classes))
+    coco = coco_precision(detections, targets, len(classes))
+    per_class, curves = {}, {}
+    for label, name in enumerate(classes[1:], start=1):
+        curve = voc_curve(detections, targets, label)
+        per_class[name] = {
+            **_coco_numbers(coco, label),
+            "voc_ap_11pt": _or_none(curve.ap_11pt),
+            "voc_ap_area": _or_none(curve.ap_area),
+            "num_objects": curve.num_objects,
+        }
+        if curve.num_objects > 0:
+            curves[name] = {
+                "recall": curve.recall.tolist(),
+                "precision": curve.precision.tolist(),
+            }
+    return {
+        **_coco_numbers(coco),
+        "voc_ap_11pt": _mean(entry["voc_ap_11pt"] for entry in per_class.values()),
+        "voc_ap_area": _mean(entry["voc_ap_area"] for entry in per_class.values()),
+        "num_images": len(targets),
+        "per_class": per_class,
+        "curves": curves,
+    }
+
+
+def _check_labels(name: str, entries: Sequence[dict], num_classes: int) -> None:
+    for image, entry in enumerate(entries):
+        labels = torch.as_tensor(entry["labels"])
+        if len(labels) and not (1 <= labels.min() and labels.max() < num_classes):
+            raise ValueError(
+                f"{name}[{image}] has labels {labels.min()} to {labels.max()}, "
+                f"expected 1 to {num_classes - 1}"
+            )
+
+
+def _coco_numbers(coco, label: int | None = None) -> dict:
+    ious = {"AP": None, "AP50": 0.5, "AP75": 0.75}
+    return {key: _or_none(coco.ap(iou, label)) for key, iou in ious.items()}
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _mean(values) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

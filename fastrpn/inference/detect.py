@@ -1,0 +1,154 @@
+"""Detection on files: pictures and videos with boxes, COCO results, a table.
+
+Processes that torchrun started share the files between them:
+
+    torchrun --nproc-per-node=2 -m fastrpn detect ...
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.progress import track
+
+from fastrpn import distributed
+from fastrpn.drawing import draw_detections
+from fastrpn.errors import BadDataPolicy
+from fastrpn.images import write_image
+from fastrpn.inference.media import Frame, count_frames, is_video, list_media, read_media
+from fastrpn.inference.predictor import Detection, Predictor
+from fastrpn.inference.video import VideoWriter
+from fastrpn.inference.writers import ResultLines, write_coco_results, write_csv
+
+FORMATS = ("pictures", "json", "csv")
+
+
+@dataclass
+class FilesDetected:
+    """What `detect_files` did, in all processes together."""
+
+    num_images: int = 0  # a video counts with every frame
+    num_detections: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
+def detect_files(
+    predictor: Predictor,
+    paths: Iterable[Path],
+    output: Path,
+    on_bad_data: str = "stop",
+    progress: bool = True,
+    formats: Sequence[str] = ("pictures", "json"),
+) -> FilesDetected:
+    """Detects objects in images and videos, given one by one or as folders.
+
+    Memory does not grow with their number and length. Writes what `formats` asks for:
+
+    - "pictures": `<name>.jpg` with boxes for every image, `<name>.mp4` for every video.
+    - "json": `detections.json`, a list of {"image_id", "category_id", "bbox" (x, y, width, height),
+      "score"} in the order of the files. image_id is the file's path as given, for a frame of a
+      video with "#" and its number from 0; category_id indexes `predictor.classes`.
+    - "csv": `detections.csv`, the same as a table with the names of the classes.
+
+    Args:
+        predictor: the model.
+        paths: images, videos or folders.
+        output: folder for the results, made if it is not there.
+        on_bad_data: "stop" at an unreadable file, or "skip" it and say so in the result.
+        progress: show a progress bar.
+        formats: some of the three.
+
+    Raises:
+        BadDataError: an unreadable file, with "stop".
+        FileNotFoundError: a path that does not exist, or nothing to detect in.
+        ValueError: `on_bad_data` or a format is unknown, or a picture would replace an input.
+    """
+    unknown = set(formats) - set(FORMATS)
+    if unknown:
+        raise ValueError(f"formats must be some of {', '.join(FORMATS)}, got {min(unknown)!r}")
+    policy = BadDataPolicy(on_bad_data)
+    files = list_media(paths)
+    names = _picture_names(files) if "pictures" in formats else {}
+    _protect_inputs(files, output, names)
+    rank, size = distributed.rank(), distributed.size()
+    mine = files[len(files) * rank // size : len(files) * (rank + 1) // size]
+    done = FilesDetected(skipped=policy.skipped)
+    frames = predictor.detect_frames(read_media(mine, policy))
+    hidden = not (progress and distributed.is_main())
+    with ResultLines(_part(output, rank)) as lines, ExitStack() as videos:
+        pictures = _Pictures(output, names, predictor.classes, videos)
+        for frame, found in track(frames, "detecting", count_frames(mine), disable=hidden):
+            lines.add([found], [frame.name])
+            if names:
+                pictures.add(frame, found)
+            done.num_images += 1
+            done.num_detections += len(found["boxes"])
+    done = _total(distributed.all_gather(done))
+    if distributed.is_main():
+        parts = [_part(output, other) for other in range(size)]
+        if "json" in formats:
+            write_coco_results(output / "detections.json", parts)
+        if "csv" in formats:
+            write_csv(output / "detections.csv", parts, predictor.classes)
+        for part in parts:
+            part.unlink()
+    return done
+
+
+class _Pictures:
+    """Writes drawn images, and videos frame by frame; one video at a time is open."""
+
+    def __init__(
+        self, output: Path, names: dict[Path, str], classes: Sequence[str], videos: ExitStack
+    ) -> None:
+        self.output, self.names, self.classes = output, names, classes
+        self._videos = videos
+        self._video: VideoWriter | None = None
+
+    def add(self, frame: Frame, found: Detection) -> None:
+        path = self.output / self.names[frame.path]
+        picture = draw_detections(
+            frame.image, found["boxes"], found["labels"], found["scores"], self.classes
+        )
+        if frame.number is None:
+            write_image(path, picture)
+            return
+        if frame.number == 0:
+            self._videos.close()
+            self._video = self._videos.enter_context(VideoWriter(path, frame.rate))
+        self._video.write(picture)
+
+
+def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
+    """A file name for each picture; files of one name in several folders get a number."""
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for file in files:
+        suffix = ".mp4" if is_video(file) else ".jpg"
+        name, number = f"{file.stem}{suffix}", 1
+        while name in taken:
+            number += 1
+            name = f"{file.stem}-{number}{suffix}"
+        taken.add(name)
+        names[file] = name
+    return names
+
+
+def _protect_inputs(files: Sequence[Path], output: Path, names: dict[Path, str]) -> None:
+    inputs = {file.resolve() for file in files}
+    for name in names.values():
+        if (output / name).resolve() in inputs:
+            raise ValueError(f"output {output}: the picture {name} would replace an input file")
+
+
+def _part(output: Path, rank: int) -> Path:
+    return output / f".detections-{rank}.jsonl"
+
+
+def _total(shares: Sequence[FilesDetected]) -> FilesDetected:
+    return FilesDetected(
+        sum(share.num_images for share in shares),
+        sum(share.num_detections for share in shares),
+        [message for share in shares for message in share.skipped],
+    )

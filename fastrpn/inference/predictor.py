@@ -1,0 +1,163 @@
+"""Detection on images in memory or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrpn.data.dataset import with_background
+from fastrpn.errors import BadDataPolicy
+from fastrpn.images import image_to_tensor, read_image
+from fastrpn.inference.cuda_graph import graphed
+from fastrpn.inference.media import Frame, list_media, read_media
+from fastrpn.models import FasterRCNN
+from fastrpn.models.checkpoint import load_model
+
+__all__ = ["Image", "Predictor"]
+
+Image = np.ndarray | Tensor | str | Path
+Detection = dict[str, Tensor]
+
+PRECISIONS = ("fp32", "bf16")
+
+
+class Predictor:
+    """A trained model, ready for images.
+
+    Args:
+        checkpoint: file of :func:`fastrpn.training.train`, or a model, which moves to the device
+            and into evaluation mode.
+        device: where to run.
+        batch_size: images in one pass through the network.
+        score_threshold: detections below it are left out.
+        precision: "fp32", or "bf16" for convolutions and matrix products in bfloat16; boxes and
+            scores stay float32.
+        cuda_graph: replay one recorded CUDA graph for each shape of batch; for few or small images
+            on a GPU, where the host is what limits the speed.
+        classes: names of a model's classes; a checkpoint holds its own.
+
+    Attributes:
+        classes: names, "__background__" first; a detection's label is an index into them.
+
+    Raises:
+        ValueError: a ``batch_size`` below 1, an unknown ``precision``, ``cuda_graph`` on a device
+            that is no GPU, a bad checkpoint, or another number of ``classes`` than the model's.
+
+    Example::
+
+        detect = Predictor("last.pt")
+        result = detect("street.jpg")  # {"boxes": [D, 4], "labels": [D], "scores": [D]}
+        results = detect(["a.jpg", array])  # a list of them
+        for frame, result in detect.stream(["photos/", "clip.mp4"]):
+            print(frame.name, len(result["boxes"]))
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path | FasterRCNN,
+        device: str | torch.device = "cpu",
+        batch_size: int = 4,
+        score_threshold: float = 0.0,
+        precision: str = "fp32",
+        cuda_graph: bool = False,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        if isinstance(checkpoint, FasterRCNN):
+            self.model = checkpoint.to(device).eval()
+            self.classes = _name_classes(self.model, classes)
+        else:
+            self.model, self.classes = load_model(checkpoint, device)
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self.score_threshold = score_threshold
+        self.precision = precision
+        self.detect = graphed(self.model) if cuda_graph else self.model
+
+    def __call__(self, images: Image | Sequence[Image]) -> Detection | list[Detection]:
+        """Detects objects in one image or in several.
+
+        Args:
+            images: uint8 arrays [H, W, 3] RGB, float tensors [3, H, W] in 0..1, or paths.
+
+        Returns:
+            for each image "boxes" float32 [D, 4] (xyxy, pixels), "labels" int64 [D] and "scores"
+            float32 [D], best first, on the CPU; a single dict for a single image.
+
+        Raises:
+            BadDataError: a file that cannot be read. TypeError, ValueError: another kind of image.
+        """
+        if isinstance(images, Image):
+            return self([images])[0]
+        results = []
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            results += self._detect([_to_tensor(image) for image in batch])
+        return results
+
+    def stream(
+        self, paths: Iterable[str | Path], policy: BadDataPolicy | None = None
+    ) -> Iterator[tuple[Frame, Detection]]:
+        """Detects objects in files of any number and length.
+
+        Images are read ahead while the network computes; a batch and a few pictures are in memory.
+
+        Args:
+            paths: images, videos, and folders of them; one of these alone will do.
+            policy: whether to stop at an unreadable file, the default, or to skip it.
+
+        Yields:
+            ``Frame(path, image, number, rate)`` and its detections, as a call returns them.
+
+        Raises:
+            FileNotFoundError: a path that does not exist, or nothing to detect in.
+            BadDataError: an unreadable file, if the policy stops at it.
+        """
+        files = list_media([paths] if isinstance(paths, str | Path) else paths)
+        yield from self.detect_frames(read_media(files, policy or BadDataPolicy("stop")))
+
+    def detect_frames(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Detection]]:
+        """Detects objects in pictures as they come, ``batch_size`` at a time."""
+        frames = iter(frames)
+        while batch := list(islice(frames, self.batch_size)):
+            yield from zip(batch, self([frame.image for frame in batch]), strict=True)
+
+    @torch.inference_mode()
+    def _detect(self, images: list[Tensor]) -> list[Detection]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            detections = self.detect([image.to(self.device) for image in images])
+        return [self._select(detection) for detection in detections]
+
+    def _select(self, detection: Detection) -> Detection:
+        detection = {name: value.cpu() for name, value in detection.items()}
+        keep = detection["scores"] >= self.score_threshold
+        return {name: value[keep] for name, value in detection.items()}
+
+
+def _name_classes(model: FasterRCNN, classes: Sequence[str] | None) -> list[str]:
+    """The given names, or numbers, "__background__" first."""
+    named = with_background(classes or [str(label) for label in range(1, model.num_classes)])
+    if len(named) != model.num_classes:
+        raise ValueError(
+            f"classes has {len(named)} names with the background, the model {model.num_classes}"
+        )
+    return named
+
+
+def _to_tensor(image: Image) -> Tensor:
+    """float32 [3, H, W] in 0..1."""
+    if isinstance(image, str | Path):
+        return image_to_tensor(read_image(image))
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
+        return image_to_tensor(image)
+    return image

@@ -1,0 +1,145 @@
+"""The paper's 4-step alternating training (section 3.2, "Sharing features for RPN and Fast R-CNN").
+
+1. Train the RPN from the initial backbone.
+2. Train Fast R-CNN on the RPN's proposals, from the initial backbone again: nothing is shared yet.
+3. Train a new RPN on the backbone of step 2, which rests from now on.
+4. Go on training the Fast R-CNN layers on the new proposals.
+
+Each step starts from the whole model of the step before, except for step 2, which starts anew. So
+the last model has the backbone of step 2, the RPN of step 3 and the detection head of step 4.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastrpn import distributed
+from fastrpn.data import ProposalSet, WithProposals
+from fastrpn.data.dataset import AnnotatedImages
+from fastrpn.files import UNFINISHED
+from fastrpn.models.checkpoint import clear_folder, load_checkpoint, save_checkpoint
+from fastrpn.training.config import TrainConfig
+from fastrpn.training.config_file import config_from_dict, write_config_file
+from fastrpn.training.objectives import fast_rcnn_objective, rpn_objective
+from fastrpn.training.propose import propose_together
+from fastrpn.training.trainer import Trainer, TrainResult
+
+__all__ = ["train_alternating"]
+
+STAGES = ("1-rpn", "2-fast-rcnn", "3-rpn", "4-fast-rcnn")  # the folders of the steps
+
+
+def train_alternating(
+    config: TrainConfig, dataset: AnnotatedImages, validation: AnnotatedImages | None = None
+) -> TrainResult:
+    """Trains in four steps, each a run of :class:`Trainer` in a folder of its own.
+
+    ``config.output`` gets ``1-rpn/``, ``2-fast-rcnn/``, ``3-rpn/`` and ``4-fast-rcnn/``, the
+    proposals ``1-rpn/proposals.npz`` and ``3-rpn/proposals.npz``, and in the end ``last.pt``, an
+    ordinary checkpoint of the detector. With ``config.resume`` a finished step and its proposals
+    are used as they are, and an interrupted one continues.
+
+    Args:
+        config: the settings; ``rpn_stage`` replaces some in steps 1 and 3, ``box_stage`` does in
+            steps 2 and 4.
+        dataset: the training images.
+        validation: evaluated in step 4; the detector is complete only then.
+
+    Returns:
+        the result of step 4; its history has the entries of all steps with their "stage", 1 to 4.
+    """
+    output = Path(config.output)
+    if config.rehearsal and not (config.resume and (output / "last.pt").exists()):
+        _rehearse(config, dataset, validation)
+    if distributed.is_main() and not config.resume:
+        for folder in (output, *(output / stage for stage in STAGES)):
+            clear_folder(folder, is_new_run=True)
+    distributed.barrier()
+    rpn_config, box_config = (
+        partial(_stage_config, config, settings)
+        for settings in (config.rpn_stage, config.box_stage)
+    )
+    proposals, result1 = _train_and_propose(
+        Trainer(rpn_config(STAGES[0]), dataset, objective=rpn_objective())
+    )
+    data = WithProposals(dataset, proposals)
+    stage = box_config(STAGES[1])
+    result2 = Trainer(stage, data, objective=fast_rcnn_objective(stage, data)).run()
+
+    start = rpn_objective(result2.model.state_dict())
+    proposals, result3 = _train_and_propose(
+        Trainer(rpn_config(STAGES[2]), dataset, objective=start)
+    )
+    data = WithProposals(dataset, proposals)
+    stage = box_config(STAGES[3])
+    start = fast_rcnn_objective(stage, data, result3.model.state_dict())
+    result4 = Trainer(stage, data, validation, start).run()
+
+    if distributed.is_main():
+        write_config_file(output / "config.yaml", config)
+        for file in ("last.pt", "best.pt"):
+            if (output / STAGES[3] / file).exists():
+                content = load_checkpoint(output / STAGES[3] / file)
+                save_checkpoint(output / file, {**content, "config": config.as_dict()})
+    distributed.barrier()
+    history = [
+        {"stage": stage, **entry}
+        for stage, result in enumerate((result1, result2, result3, result4), start=1)
+        for entry in result.history
+    ]
+    return replace(result4, checkpoint=output / "last.pt", history=history)
+
+
+def _stage_config(config: TrainConfig, settings: dict[str, Any], name: str) -> TrainConfig:
+    model_options = {**config.model_options, **settings.get("model_options", {})}
+    settings = {**settings, "model_options": model_options, "output": f"{config.output}/{name}"}
+    return config_from_dict({**config.as_dict(), **settings})
+
+
+def _rehearse(
+    config: TrainConfig, dataset: AnnotatedImages, validation: AnnotatedImages | None
+) -> None:
+    """Takes a few images through all four steps, one update each, in a folder that goes again: what
+    is broken in the last step fails at once, not after days."""
+    stages = config.rpn_stage, config.box_stage
+    of_step = [_stage_config(config, settings, "") for settings in stages]
+    count = max(step.batch_size * step.accumulate for step in of_step)
+    few, few_validation = (
+        data and AnnotatedImages(data.samples[:count], data.classes, [])
+        for data in (dataset, validation)
+    )
+    folder = Path(config.output) / f"{UNFINISHED}rehearsal"
+    rpn_stage, box_stage = ({**settings, "steps": 1} for settings in stages)
+    short = {"output": str(folder), "rpn_stage": rpn_stage, "box_stage": box_stage}
+    short |= {"rehearsal": False, "resume": False, "progress": False}
+    try:
+        train_alternating(replace(config, **short), few, few_validation)
+    finally:
+        if distributed.is_main():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _train_and_propose(trainer: Trainer) -> tuple[ProposalSet, TrainResult]:
+    """Trains an RPN and lets it propose for the training set, unless it did so before."""
+    path = trainer.output / "proposals.npz"
+    if distributed.is_main() and trainer.step < trainer.total:
+        path.unlink(missing_ok=True)  # another run's, or of an RPN that had trained for less
+    result = trainer.run()
+    if not distributed.broadcast(path.exists()):
+        model = result.model.eval()
+        proposals, _ = propose_together(
+            trainer.dataset,
+            "rpn",
+            model,
+            limit=model.config.rpn_post_nms_top_n_train,
+            workers=trainer.config.workers,
+            progress=trainer.config.progress,
+        )
+        if proposals is not None:
+            proposals.save(path)
+    distributed.barrier()
+    return ProposalSet.load(path), result

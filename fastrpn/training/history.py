@@ -1,0 +1,113 @@
+"""What happened in a run, a line of JSON an event; a crash costs at most the newest lines."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrpn import distributed
+from fastrpn.files import write_atomically
+
+__all__ = ["LossHistory", "NonFiniteLossError", "RunLog"]
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training has diverged; the message names the step and its images."""
+
+
+class RunLog:
+    """Entries with a "step", in memory and in a file that only the main process writes.
+
+    Args:
+        path: of the file, one JSON object a line.
+        last_step: entries of later steps are dropped, as the run will take those steps again;
+            with 0 the log starts anew.
+    """
+
+    def __init__(self, path: Path, last_step: int = 0) -> None:
+        self.path = path
+        self.entries = [entry for entry in _read(path) if entry["step"] <= last_step]
+
+    def begin(self) -> None:
+        """Drops the later entries from the file, too; it is left alone before."""
+        distributed.barrier()  # all have read before one writes
+        if distributed.is_main():
+            write_atomically(self.path, _lines(self.entries).encode())
+
+    def append(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Adds entries; they are on the disk when this returns."""
+        entries = list(entries)
+        self.entries += entries
+        if entries and distributed.is_main():
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_lines(entries))
+                file.flush()
+                os.fsync(file.fileno())
+
+
+class LossHistory:
+    """The losses of every step, left on the device until somebody asks for them.
+
+    Args:
+        log: where they end up: step, epoch, lr, the losses (means over all processes), grad_norm.
+    """
+
+    def __init__(self, log: RunLog) -> None:
+        self.log = log
+        self._unread: list[tuple[dict[str, Any], dict[str, Tensor], list[Any]]] = []
+
+    def add(self, entry: dict[str, Any], losses: dict[str, Tensor], names: list[Any]) -> None:
+        """Notes a step without waiting for its losses; ``names`` says which images it took."""
+        self._unread.append((entry, losses, names))
+
+    def flush(self) -> None:
+        """Moves what is unread into the log; the only wait of the training loop.
+
+        Raises:
+            NonFiniteLossError: a loss is infinite or NaN.
+        """
+        if not self._unread:
+            return
+        values = torch.stack([torch.stack([*losses.values()]) for _, losses, _ in self._unread])
+        rows = distributed.mean(values.detach()).tolist()
+        entries = []
+        for (entry, losses, names), row in zip(self._unread, rows, strict=True):
+            numbers = dict(zip(losses, row, strict=True))
+            if not all(math.isfinite(v) for k, v in numbers.items() if k != "grad_norm"):
+                self.log.append(entries)
+                raise NonFiniteLossError(_describe(entry["step"], numbers, names))
+            entries.append(entry | numbers)
+        self.log.append(entries)
+        self._unread.clear()
+
+
+def _describe(step: int, numbers: dict[str, float], names: list[Any]) -> str:
+    names = [name for share in distributed.all_gather(names) for name in share]
+    losses = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
+    return (
+        f"non-finite loss at step {step}, image_id {names}: {losses}; "
+        "a lower learning rate or a longer warm-up may help"
+    )
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:  # the process was killed while it wrote this line
+            break
+    return entries
+
+
+def _lines(entries: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in entries)

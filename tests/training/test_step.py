@@ -1,0 +1,77 @@
+"""One optimizer step: accumulation and bfloat16."""
+
+import dataclasses
+
+import pytest
+import torch
+from additive import gradient, make_config, make_trainer, note_images
+
+from fastrpn.data import generate_synthetic
+from fastrpn.training import TrainConfig, train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shapes")
+    return generate_synthetic(root, 9, 2, seed=3, image_size=(64, 64), progress=False)
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch(data, tmp_path):
+    whole = gradient(make_trainer(make_config(data, tmp_path / "a", batch_size=4)))
+    parts = gradient(make_trainer(make_config(data, tmp_path / "b", batch_size=1, accumulate=4)))
+    assert whole.norm() > 0.1
+    assert (parts - whole).norm() < 1e-5 * whole.norm()
+
+
+def test_accumulation_takes_the_images_of_the_whole_batch(data, tmp_path):
+    histories, images = [], []
+    for name, batches in (("whole", (4, 1)), ("parts", (2, 2))):
+        batch_size, accumulate = batches
+        config = make_config(data, tmp_path / name, batch_size=batch_size, accumulate=accumulate)
+        trainer = make_trainer(dataclasses.replace(config, val_set=None))
+        images.append(note_images(trainer))
+        histories.append(trainer.run().history)
+    assert images[0] == images[1]
+    assert [entry["epoch"] for entry in histories[1]] == [0, 0, 1, 1]
+    for whole, parts in zip(*histories, strict=True):
+        assert parts == pytest.approx(whole, rel=1e-3, abs=1e-5)
+
+
+def test_too_many_batches_to_accumulate_are_refused(data, tmp_path):
+    with pytest.raises(ValueError, match="accumulate must be at most the 2 batches .* got 3"):
+        make_trainer(make_config(data, tmp_path, accumulate=3))
+
+
+def test_bfloat16_is_close_to_float32(data, tmp_path):
+    losses, boxes = {}, []
+    for precision in ("fp32", "bf16"):
+        trainer = make_trainer(make_config(data, tmp_path / precision, precision=precision))
+        trainer.model.rpn.register_forward_hook(lambda _, __, found: boxes.append(found[0].boxes))
+        trainer.objective.train()
+        _, losses[precision] = trainer.optimizer_step(next(trainer.batches()), 0)
+    assert all(box.dtype == torch.float32 for box in boxes)
+    for name, value in losses["fp32"].items():
+        rounded = losses["bf16"][name]
+        assert rounded.dtype == torch.float32
+        assert float(rounded) == pytest.approx(float(value), rel=0.02, abs=1e-3)
+        assert float(rounded) != float(value)  # autocast did something
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+
+
+def test_bfloat16_learns(data, tmp_path):
+    config = TrainConfig(
+        data=str(data),
+        output=str(tmp_path),
+        model_options={"min_size": 64, "max_size": 64, "box_batch_size": 16},
+        precision="bf16",
+        batch_size=2,
+        steps=12,
+        warmup_steps=2,
+        flip=0.0,
+        val_set=None,
+        rehearsal=False,
+        progress=False,
+    )
+    history = train(config).history
+    sums = [sum(v for k, v in entry.items() if k.startswith("loss_")) for entry in history]
+    assert sum(sums[-3:]) < 0.8 * sum(sums[:3])
