@@ -46,7 +46,7 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarr
 
     Raises:
         TypeError: not an array, not float32 or float64, or two dtypes.
-        ValueError: wrong shape.
+        ValueError: wrong shape, or a NaN threshold.
     """
     return _nms(boxes, scores, None, iou_threshold)
 
@@ -67,7 +67,7 @@ def batched_nms(
 
     Raises:
         TypeError: not an array, not float32 or float64, two dtypes, or classes not integers.
-        ValueError: wrong shape.
+        ValueError: wrong shape, or a NaN threshold.
     """
     idxs = _array("idxs", idxs, ("N",))
     if idxs.dtype.kind not in "iu":
@@ -92,7 +92,9 @@ def soft_nms(
         method: "linear" or "gaussian".
         sigma: width of the gaussian.
         iou_threshold: of the linear method.
-        score_threshold: a box whose score is not greater is dropped; at least 0.
+        score_threshold: a box without `score > score_threshold` is dropped; at least 0. Compared as
+            in NumPy: a Python number in the dtype of `scores`, a NumPy scalar in the wider of the
+            two.
 
     Returns:
         indices: `[K]` int64 in order of selection.
@@ -100,8 +102,8 @@ def soft_nms(
 
     Raises:
         TypeError: not an array, not float32 or float64, or two dtypes.
-        ValueError: wrong shape, an unknown method, `sigma` not positive, or a negative
-            `score_threshold`.
+        ValueError: wrong shape, an unknown method, `sigma` not positive, a NaN threshold, or a
+            negative `score_threshold`.
     """
     boxes = _floats("boxes", boxes, ("N", 4))
     scores = _floats("scores", scores, (len(boxes),), boxes.dtype)
@@ -109,8 +111,11 @@ def soft_nms(
         raise ValueError(f"method: expected 'linear' or 'gaussian', got {method!r}")
     if not sigma > 0:
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
+    _check_not_nan("iou_threshold", iou_threshold)
     if not score_threshold >= 0:
         raise ValueError(f"score_threshold: expected a number >= 0, got {score_threshold}")
+    if isinstance(score_threshold, np.generic):
+        score_threshold = _round_down(score_threshold, scores.dtype)
     indices, decayed, count = core().soft_nms(
         boxes, scores, method == "gaussian", sigma, iou_threshold, score_threshold
     )
@@ -122,10 +127,23 @@ def _nms(
 ) -> np.ndarray:
     boxes = _floats("boxes", boxes, ("N", 4))
     scores = _floats("scores", scores, (len(boxes),), boxes.dtype)
+    _check_not_nan("iou_threshold", iou_threshold)
     if idxs is not None:
         idxs = np.ascontiguousarray(_array("idxs", idxs, (len(boxes),)), dtype=np.int64)
     indices, count = core().nms(boxes, scores, idxs, iou_threshold)
     return indices[:count].copy()
+
+
+def _check_not_nan(name: str, value: float) -> None:
+    if value != value:
+        raise ValueError(f"{name}: expected a number, got {value}")
+
+
+def _round_down(threshold: np.generic, dtype: np.dtype) -> float:
+    """The largest number of `dtype` that is not greater: numbers of `dtype` exceed both or
+    neither."""
+    rounded = dtype.type(threshold)
+    return float(np.nextafter(rounded, dtype.type(-np.inf)) if rounded > threshold else rounded)
 
 
 def _array(name: str, value: object, shape: tuple[int | str, ...]) -> np.ndarray:

@@ -253,3 +253,13 @@ def test_no_warning_is_shown(recwarn):
     with fastrpn.accelerate_torchvision():
         pass
     assert not recwarn.list
+
+
+def test_a_threshold_that_is_nan_still_suppresses_nothing():
+    """As in torchvision; our own names refuse it."""
+    boxes = torch.tensor([[0.0, 0, 9, 9]]).repeat(1500, 1)
+    scores, classes = torch.rand(1500), torch.zeros(1500, dtype=torch.int64)
+    with fastrpn.accelerate_torchvision():
+        assert len(torchvision.ops.nms(boxes, scores, float("nan"))) == 1500
+        assert len(torchvision.ops.batched_nms(boxes, scores, classes, float("nan"))) == 1500
+        assert len(torchvision.ops.batched_nms(boxes, scores, classes, 0.5)) == 1

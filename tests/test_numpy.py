@@ -173,3 +173,39 @@ BOXES = np.zeros((2, 4), np.float32)
 def test_bad_input(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+@pytest.mark.parametrize("kind", [float, np.float32, np.float64])
+@pytest.mark.parametrize("number", [0.1, 0.2, 0.3, 0.7])
+def test_scores_are_compared_with_a_number_as_numpy_compares(number, kind, method, dtype):
+    """A Python number takes the type of the array, a NumPy scalar keeps its own."""
+    threshold = kind(number)
+    scores = np.array([number, 0.9, 0.05, np.float32(number)]).astype(dtype)
+    boxes = (np.arange(4)[:, None] * 10 + np.array([0, 0, 5, 5])).astype(dtype)
+    indices, _ = fnp.soft_nms(boxes, scores, method=method, score_threshold=threshold)
+    assert sorted(indices.tolist()) == np.flatnonzero(scores > threshold).tolist()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda boxes, scores: fnp.nms(boxes, scores, np.nan), "iou_threshold"),
+        (lambda boxes, scores: fnp.nms(boxes, scores, np.float32("nan")), "iou_threshold"),
+        (
+            lambda boxes, scores: fnp.batched_nms(boxes, scores, np.zeros(2, int), np.nan),
+            "iou_threshold",
+        ),
+        (lambda boxes, scores: fnp.soft_nms(boxes, scores, iou_threshold=np.nan), "iou_threshold"),
+        (lambda boxes, scores: fnp.soft_nms(boxes, scores, sigma=np.nan), "sigma"),
+        (
+            lambda boxes, scores: fnp.soft_nms(boxes, scores, score_threshold=np.nan),
+            "score_threshold",
+        ),
+    ],
+)
+def test_nan_is_no_threshold(call, words):
+    with pytest.raises(ValueError, match=f"{words}.*nan"):
+        call(BOXES, BOXES[:, 0])
+    assert len(fnp.nms(BOXES, BOXES[:, 0], np.inf)) == 2

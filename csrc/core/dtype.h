@@ -88,4 +88,11 @@ FASTRPN_HD T narrow(decltype(widen(T())) value) {
 template <typename T>
 using compute_t = decltype(widen(T()));
 
+// A number as it meets elements of type T: rounded to that type, as torch and NumPy round the Python number
+// of `scores > 0.2`. (Thresholds of IoUs are compared as doubles instead: core/nms/threshold.h.)
+template <typename T>
+FASTRPN_HD compute_t<T> as_element(double number) {
+  return widen(narrow<T>(compute_t<T>(number)));
+}
+
 }  // namespace fastrpn

@@ -4,6 +4,8 @@
 // the argmax of roi_pool is always there.
 //
 // The adapters call our operators through the dispatcher, so each serves every device.
+#include <math.h>
+
 #include <array>
 #include <memory>
 #include <mutex>
@@ -29,7 +31,9 @@ std::array<StableIValue, N> call(const char* name, const Args&... args) {
 
 Tensor to_tensor(StableIValue value) { return torch::stable::detail::to<Tensor>(value); }
 
+// A NaN threshold suppresses nothing in torchvision; our operator refuses it.
 Tensor nms(Tensor dets, Tensor scores, double iou_threshold) {
+  if (iou_threshold != iou_threshold) iou_threshold = INFINITY;
   return to_tensor(call<1>("fastrpn::nms", dets, scores, iou_threshold)[0]);
 }
 

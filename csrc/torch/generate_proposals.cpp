@@ -64,6 +64,8 @@ std::tuple<Tensor, Tensor, Tensor> generate_proposals(Tensor objectness, Tensor 
                                                       std::vector<int64_t> anchors_per_level) {
   check_inputs(objectness, deltas, anchors, image_sizes, anchors_per_level);
   STD_TORCH_CHECK(pre_nms_top_n > 0 && post_nms_top_n > 0, "pre_nms_top_n, post_nms_top_n must be positive");
+  check_not_nan(nms_threshold, "nms_threshold");
+  check_not_nan(min_size, "min_size");
   const int64_t batch = objectness.size(0);
   const ScalarType type =
       objectness.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;

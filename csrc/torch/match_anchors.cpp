@@ -50,6 +50,8 @@ template <Launch launch>
 std::tuple<Tensor, Tensor> match_anchors(Tensor anchors, Tensor gt_boxes, Tensor gt_counts, double high,
                                          double low, bool allow_low_quality, std::optional<Tensor> valid) {
   check_inputs(anchors, gt_boxes, gt_counts, valid);
+  check_not_nan(high, "high");
+  check_not_nan(low, "low");
   const int64_t batch = gt_boxes.size(0), num_anchors = anchors.size(anchors.dim() - 2);
   const ScalarType iou_type =
       anchors.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;

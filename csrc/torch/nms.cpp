@@ -56,6 +56,8 @@ Inputs check_and_prepare(const Tensor& boxes, const Tensor& scores, double iou_t
                          const std::optional<Tensor>& counts, const std::optional<Tensor>& groups,
                          std::optional<double> score_threshold, bool batched) {
   check_inputs(boxes, scores, batched);
+  check_not_nan(iou_threshold, "iou_threshold");
+  check_not_nan(score_threshold.value_or(0), "score_threshold");
   STD_TORCH_CHECK(max_output >= 0, "max_output must not be negative");
   Inputs inputs{as_contiguous(boxes), as_contiguous(scores), std::nullopt, std::nullopt, {}};
   NmsArgs& args = inputs.args;

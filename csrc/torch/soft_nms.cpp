@@ -34,6 +34,8 @@ std::tuple<Tensor, Tensor> soft_nms(Tensor boxes, Tensor scores, std::string met
   STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, "boxes must have shape [N, 4]");
   STD_TORCH_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), "scores must have shape [N]");
   STD_TORCH_CHECK(boxes.scalar_type() == scores.scalar_type(), "boxes and scores must have the same dtype");
+  STD_TORCH_CHECK(sigma > 0, "sigma must be positive");
+  check_not_nan(iou_threshold, "iou_threshold");
   STD_TORCH_CHECK(score_threshold >= 0, "score_threshold must not be negative");
   STD_TORCH_CHECK(boxes.size(0) <= UINT32_MAX, "at most 2^32 - 1 boxes");
   check_same_device(boxes, "boxes", scores, "scores");

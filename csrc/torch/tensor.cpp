@@ -27,6 +27,10 @@ void check_same_device(const Tensor& a, const char* a_name, const Tensor& b, con
   STD_TORCH_CHECK(a.device() == b.device(), a_name, " and ", b_name, " must be on the same device");
 }
 
+void check_not_nan(double value, const char* name) {
+  STD_TORCH_CHECK(value == value, name, " must not be NaN");
+}
+
 namespace {
 
 // Large outputs come straight from the system: their first write pays for page faults, 40,000 of them for

@@ -26,6 +26,9 @@ DType dtype_of(const Tensor& tensor, const char* name);
 // Raises unless both tensors live on the same device.
 void check_same_device(const Tensor& a, const char* a_name, const Tensor& b, const char* b_name);
 
+// Raises if a threshold is NaN, which every comparison would take for "no". Other values are legal.
+void check_not_nan(double value, const char* name);
+
 // A new tensor on the device of `like`.
 Tensor new_empty_tensor(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor& like,
                         bool channels_last = false);

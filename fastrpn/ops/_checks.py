@@ -15,9 +15,20 @@ def check_tensor(name: str, value: object) -> None:
 
 
 def check_number(name: str, value: object) -> None:
-    """TypeError unless `value` is a real number, which a tensor of one element is, too."""
+    """TypeError unless `value` is a real number, which a tensor of one element is, too; ValueError
+    if it is NaN."""
     if not isinstance(value, Real | Tensor):
         raise TypeError(f"{name}: expected a number, got {value!r}")
+    check_not_nan(name, value)
+
+
+def check_not_nan(name: str, value: object) -> None:
+    """ValueError for a number that is NaN: every comparison with it would quietly say no.
+
+    A tensor is not looked at, since that would wait for its device and break a graph.
+    """
+    if isinstance(value, Real) and value != value:
+        raise ValueError(f"{name}: expected a number, got {value}")
 
 
 def check_float(name: str, value: object) -> None:

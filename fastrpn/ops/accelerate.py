@@ -139,6 +139,7 @@ def _fast_batched_nms(original: Callable) -> Callable:
             and type(idxs) is Tensor
             and idxs.device == boxes.device
             and scores.shape == idxs.shape == boxes.shape[:1]
+            and iou_threshold == iou_threshold  # ours refuses NaN
         ):
             kept = our_batched_nms(boxes, scores, idxs, iou_threshold).sort().values
             # torchvision's own last line: its sort is not stable, and decides the order of ties.

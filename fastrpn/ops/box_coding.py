@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastrpn.ops._checks import check_float, check_shape
+from fastrpn.ops._checks import check_float, check_not_nan, check_shape
 from fastrpn.ops.boxes import upcast
 
 # A regressor's exp may enlarge an anchor of stride 16 to 1000 pixels, not to infinity.
@@ -36,7 +36,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Weights = (1.0, 1.0, 1
 
     Raises:
         TypeError: not floating point.
-        ValueError: last dimension not 4, or not four weights.
+        ValueError: last dimension not 4, not four weights, or a NaN among them.
         RuntimeError: shapes that do not broadcast.
     """
     check_float("boxes", boxes)
@@ -78,7 +78,8 @@ def decode_boxes(
 
     Raises:
         TypeError: not floating point.
-        ValueError: a last dimension that does not fit, or not four weights.
+        ValueError: a last dimension that does not fit, not four weights, or a NaN among them or as
+            `clip`.
         RuntimeError: leading dimensions that do not broadcast.
     """
     check_float("deltas", deltas)
@@ -87,6 +88,7 @@ def decode_boxes(
         raise ValueError(f"deltas: expected shape [..., 4 * K], got {list(deltas.shape)}")
     check_shape("anchors", anchors, (..., 4))
     _check_weights(weights)
+    check_not_nan("clip", clip)
     deltas = upcast(deltas)
     x, y, w, h = (part[..., None] for part in _centre_and_size(anchors.to(deltas.dtype)))
     wx, wy, ww, wh = weights
@@ -107,3 +109,5 @@ def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _check_weights(weights: Weights) -> None:
     if len(weights) != 4:
         raise ValueError(f"weights: expected four numbers, got {weights}")
+    for weight in weights:
+        check_not_nan("weights", weight)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fastrpn.ops._checks import FLOAT_DTYPES, check_same_dtype
 from fastrpn.ops.boxes import box_convert
-from fastrpn.ops.iou_variants import check_box_sets, inter_union
+from fastrpn.ops.iou_variants import check_box_sets, pairwise_iou
 
 # The overload itself: finding it through torch.ops at each call would cost half a microsecond.
 _box_iou = torch.ops.fastrpn.box_iou.default
@@ -39,9 +39,14 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
             raise
     check_box_sets(boxes1, boxes2)
     if fmt != "xyxy":
-        return box_iou(box_convert(boxes1, fmt, "xyxy"), box_convert(boxes2, fmt, "xyxy"))
-    inter, union = inter_union(boxes1, boxes2)
-    return inter / union
+        return box_iou(_corners(boxes1, fmt), _corners(boxes2, fmt))
+    return pairwise_iou(boxes1, boxes2)
+
+
+def _corners(boxes: Tensor, fmt: str) -> Tensor:
+    """As xyxy; a corner may be more than a small integer type holds."""
+    wide = boxes if boxes.is_floating_point() else boxes.long()
+    return box_convert(wide, fmt, "xyxy")
 
 
 def _kernel_takes(boxes: Tensor, others: Tensor) -> bool:

@@ -10,6 +10,7 @@ from fastrpn.ops._checks import (
     check_boxes,
     check_float,
     check_integers,
+    check_not_nan,
     check_same_device,
     check_same_dtype,
     check_shape,
@@ -44,7 +45,7 @@ def generate_proposals(
         pre_nms_top_n: anchors of each level that are decoded, at most.
         post_nms_top_n: proposals of an image, at most: K.
         nms_threshold: suppress above this IoU.
-        min_size: in pixels.
+        min_size: in pixels, compared in the dtype of the proposals.
         anchors_per_level: number of anchors of each level in their order, of sum A; all one level
             if None.
 
@@ -59,6 +60,8 @@ def generate_proposals(
             it.
     """
     _check(objectness, deltas, anchors, image_sizes, pre_nms_top_n, post_nms_top_n)
+    check_not_nan("nms_threshold", nms_threshold)
+    check_not_nan("min_size", min_size)
     levels = [anchors.shape[0]] if anchors_per_level is None else list(anchors_per_level)
     if any(size < 0 for size in levels) or sum(levels) != anchors.shape[0]:
         raise ValueError(

@@ -2,7 +2,11 @@
 
 Plain torch: these are losses and want a gradient. Shapes: `boxes1` `[..., N, 4]`, `boxes2`
 `[..., M, 4]` xyxy, result `[..., N, M]`. Two dtypes are promoted as torch does; half precision is
-computed and returned in float32.
+computed and returned in float32. Integers are computed in float64, where no area wraps around (in
+torchvision it does), and returned in float32.
+
+Gradients are finite wherever the value is, but for boxes so small that the square of their area
+underflows (sides below 1e-9 pixels in float32).
 """
 
 import math
@@ -24,13 +28,28 @@ def check_box_sets(boxes1: Tensor, boxes2: Tensor) -> None:
 
 
 def inter_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
-    """Areas of the intersection and of the union of every pair, each `[..., N, M]`."""
+    """Areas of the intersection and of the union of every pair, each `[..., N, M]`; float64 if
+    either set is of integers."""
     boxes1, boxes2 = upcast(boxes1), upcast(boxes2)
     top_left = torch.max(boxes1[..., None, :2], boxes2[..., None, :, :2])
     bottom_right = torch.min(boxes1[..., None, 2:], boxes2[..., None, :, 2:])
     inter = (bottom_right - top_left).clamp(min=0).prod(-1)
     union = box_area(boxes1)[..., None] + box_area(boxes2)[..., None, :] - inter
     return inter, union
+
+
+def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """IoU of every pair, `[..., N, M]`, of :func:`result_dtype`."""
+    inter, union = inter_union(boxes1, boxes2)
+    return (inter / union).to(result_dtype(boxes1, boxes2))
+
+
+def result_dtype(boxes1: Tensor, boxes2: Tensor) -> torch.dtype:
+    """What torch promotes the dtypes to, at least float32; its default float for integers alone."""
+    floats = [upcast(boxes).dtype for boxes in (boxes1, boxes2) if boxes.is_floating_point()]
+    if not floats:
+        return torch.get_default_dtype()
+    return torch.promote_types(floats[0], floats[-1])
 
 
 def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -52,7 +71,8 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     inter, union = inter_union(boxes1, boxes2)
     hull_w, hull_h = _hull_sides(boxes1, boxes2)
     hull = hull_w * hull_h
-    return inter / union - (hull - union) / hull
+    dtype = result_dtype(boxes1, boxes2)
+    return (inter / union).to(dtype) - ((hull - union) / hull).to(dtype)
 
 
 def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
@@ -73,7 +93,7 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
         ValueError: wrong shape, or two devices.
     """
     check_box_sets(boxes1, boxes2)
-    return _distance_iou(upcast(boxes1), upcast(boxes2), eps)[0]
+    return _distance_iou(boxes1, boxes2, eps)[0]
 
 
 def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
@@ -96,25 +116,38 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
         ValueError: wrong shape, or two devices.
     """
     check_box_sets(boxes1, boxes2)
-    boxes1, boxes2 = upcast(boxes1), upcast(boxes2)
     distance_iou, iou = _distance_iou(boxes1, boxes2, eps)
-    angle1 = torch.atan((boxes1[..., 2] - boxes1[..., 0]) / (boxes1[..., 3] - boxes1[..., 1]))
-    angle2 = torch.atan((boxes2[..., 2] - boxes2[..., 0]) / (boxes2[..., 3] - boxes2[..., 1]))
+    angle1, angle2 = (_angle(boxes, distance_iou.dtype) for boxes in (boxes1, boxes2))
     v = (4 / math.pi**2) * torch.pow(angle1[..., None] - angle2[..., None, :], 2)
-    with torch.no_grad():
-        alpha = v / (1 - iou + v + eps)
+    alpha = (v / (1 - iou + v + eps)).detach()
     return distance_iou - alpha * v
 
 
+def _angle(boxes: Tensor, dtype: torch.dtype) -> Tensor:
+    """atan(width / height), and its derivative also where a height is 0 or tiny.
+
+    There torch multiplies the derivative of atan at infinity, 0, with that of the quotient,
+    infinity. So the value is torchvision's, but the derivative is taken from atan of the smaller
+    side over the larger, which differs by a sign and a constant.
+    """
+    boxes = upcast(boxes)
+    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    value = torch.atan((width / height).detach().to(dtype))
+    flat = width.abs() > height.abs()
+    ratio = torch.where(flat, -height, width) / torch.where(flat, width, height)
+    moving = torch.atan(ratio.to(dtype))
+    return value + (moving - moving.detach())
+
+
 def _distance_iou(boxes1: Tensor, boxes2: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    inter, union = inter_union(boxes1, boxes2)
-    iou = inter / union
+    iou = pairwise_iou(boxes1, boxes2)
     hull_w, hull_h = _hull_sides(boxes1, boxes2)
+    boxes1, boxes2 = upcast(boxes1), upcast(boxes2)
     diagonal = hull_w**2 + hull_h**2 + eps
     x1, y1 = (boxes1[..., 0] + boxes1[..., 2]) / 2, (boxes1[..., 1] + boxes1[..., 3]) / 2
     x2, y2 = (boxes2[..., 0] + boxes2[..., 2]) / 2, (boxes2[..., 1] + boxes2[..., 3]) / 2
     distance = (x1[..., None] - x2[..., None, :]) ** 2 + (y1[..., None] - y2[..., None, :]) ** 2
-    return iou - distance / diagonal, iou
+    return iou - (distance / diagonal).to(iou.dtype), iou
 
 
 def _hull_sides(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:

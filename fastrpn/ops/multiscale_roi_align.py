@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fastrpn.ops import _rois
+from fastrpn.ops._checks import check_not_nan
+from fastrpn.ops.boxes import box_area
 
 
 def assign_levels(
@@ -19,16 +21,24 @@ def assign_levels(
     """Pyramid level of each box by equation 1 of the FPN paper.
 
     A box of side `canonical_scale` belongs to `canonical_level`, one of twice the side to the
-    level above; levels have strides 2^level.
+    level above; levels have strides 2^level. Computed in float32, in float64 for float64.
 
     Args:
-        boxes: [K, 4] xyxy in pixels.
+        boxes: [K, 4] xyxy in pixels, float16 to float64.
         lowest, highest: levels there are.
+        canonical_scale: positive, in pixels.
 
     Returns:
-        [K] int32, counted from `lowest`; -1, no level, for a box with NaN or one negative side.
+        [K] int32, counted from `lowest`; -1, no level, for a box with NaN or one negative side. A
+        box whose area overflows is of the highest level, one whose area underflows of the lowest.
+
+    Raises:
+        ValueError: `canonical_scale` or `canonical_level` that are none.
     """
-    side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+    if not 0 < canonical_scale < math.inf:
+        raise ValueError(f"canonical_scale: expected a positive number, got {canonical_scale}")
+    check_not_nan("canonical_level", canonical_level)
+    side = box_area(boxes).sqrt()
     level = (canonical_level + torch.log2(side / canonical_scale) + 1e-6).floor()
     return (level.clamp(lowest, highest) - lowest).nan_to_num(nan=-1.0).to(torch.int32)
 
@@ -86,12 +96,47 @@ def multiscale_roi_align(
     )
 
 
+def infer_scales(
+    map_sizes: Sequence[tuple[int, int]], image_sizes: Sequence[tuple[int, int]]
+) -> list[float]:
+    """Cells per pixel of each level of a pyramid, powers of two, from nothing but sizes.
+
+    Sizes are along the longer side of the largest image, where padding and the rounding of a size
+    to whole cells matter least. The first map is measured against the image; each other one against
+    the map before it, so that one of few cells does not have to tell its stride alone: 40 pixels
+    have 10, 5, 3 and 2 cells of 4, 8, 16 and 32 pixels.
+
+    Args:
+        map_sizes: (height, width) of each map in cells.
+        image_sizes: (height, width) of each image in pixels; the maps are of the largest of them,
+            or of a padded one.
+
+    Raises:
+        ValueError: no image, none with a pixel, or a map without a cell.
+    """
+    if not image_sizes:
+        raise ValueError("image_shapes: expected the size of each image, got an empty list")
+    largest = [max(sizes) for sizes in zip(*image_sizes, strict=True)]
+    side = largest.index(max(largest))
+    if largest[side] < 1:
+        raise ValueError(f"image_shapes: expected sizes in pixels, got {list(image_sizes)}")
+    if not all(map_size[side] > 0 for map_size in map_sizes):
+        raise ValueError(f"x: expected maps of at least one cell, got {list(map_sizes)}")
+    scales, scale, size_before = [], 1.0, largest[side]
+    for map_size in map_sizes:
+        scale *= 2.0 ** round(math.log2(map_size[side] / size_before))
+        size_before = map_size[side]
+        scales.append(scale)
+    return scales
+
+
 class MultiScaleRoIAlign(nn.Module):
     """RoIAlign over the levels of a pyramid; as `torchvision.ops.MultiScaleRoIAlign`.
 
     Scales are powers of two, inferred at each call from the sizes of the maps and of the largest
-    image; the finest and the coarsest map bound the levels. The canonical scale and level are
-    those of equation 1 of the FPN paper.
+    image (`infer_scales`; torchvision looks at heights alone, and takes the rounded height of a
+    wide image for its scale). The finest and the coarsest map bound the levels. The canonical scale
+    and level are those of equation 1 of the FPN paper.
 
     Example:
         >>> pool = MultiScaleRoIAlign(["0", "1"], output_size=7, sampling_ratio=2)
@@ -138,10 +183,7 @@ class MultiScaleRoIAlign(nn.Module):
         maps = [level for name, level in x.items() if name in self.featmap_names]
         if not maps:
             raise ValueError(f"x: expected maps named {self.featmap_names}, got {list(x)}")
-        if not image_shapes:
-            raise ValueError("image_shapes: expected the size of each image, got an empty list")
-        tallest = max(height for height, _ in image_shapes)
-        scales = [2.0 ** round(math.log2(level.shape[2] / tallest)) for level in maps]
+        scales = infer_scales([level.shape[2:] for level in maps], image_shapes)
         rois = boxes if isinstance(boxes, Tensor) else _rois.boxes_to_rois(boxes)
         levels = None
         if len(maps) > 1:

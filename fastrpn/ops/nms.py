@@ -7,6 +7,7 @@ from fastrpn.ops._checks import (
     check_boxes,
     check_float,
     check_integers,
+    check_not_nan,
     check_number,
     check_numbers,
     check_same_device,
@@ -38,7 +39,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Raises:
         TypeError: not a tensor, not floats, two dtypes, or a threshold that is no number.
-        ValueError: wrong shape or two devices.
+        ValueError: wrong shape, two devices, or a NaN threshold.
     """
     try:
         return _nms(boxes, scores, iou_threshold)
@@ -64,7 +65,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
     Raises:
         TypeError: not a tensor, not floats, two dtypes, or classes neither numbers nor bools.
-        ValueError: wrong shape or two devices.
+        ValueError: wrong shape, two devices, or a NaN threshold.
     """
     if not (isinstance(idxs, Tensor) and idxs.dtype == torch.int64):
         idxs = _as_labels(idxs)
@@ -99,7 +100,8 @@ def nms_padded(
         max_output: how many boxes of an image to keep at most.
         counts: `[B]` integers; rows `>= counts[b]` of an image are padding and take no part.
         groups: `[B, N]` integers; boxes of different groups do not suppress each other.
-        score_threshold: boxes with a score `<=` this (or NaN) take no part.
+        score_threshold: boxes without `score > score_threshold` (NaN too) take no part; as in
+            torch, the comparison is one in the dtype of `scores`.
 
     Returns:
         indices: `[B, max_output]` int64, by descending score within an image; -1 past `counts`.
@@ -107,7 +109,7 @@ def nms_padded(
 
     Raises:
         TypeError: not a tensor, wrong dtype, two float dtypes, or no number.
-        ValueError: wrong shape, two devices, or a negative `max_output`.
+        ValueError: wrong shape, two devices, a negative `max_output`, or a NaN threshold.
     """
     if counts is not None:
         counts = _as_int64("counts", counts)
@@ -188,6 +190,8 @@ def _(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tens
 
 @torch.library.register_fake("fastrpn::nms_padded")
 def _(boxes, scores, iou_threshold, max_output, counts, groups, score_threshold):
+    check_not_nan("iou_threshold", iou_threshold)
+    check_not_nan("score_threshold", score_threshold)
     _check_padded(boxes, scores, max_output, counts, groups)
     batch = boxes.shape[0]
     return (

@@ -63,7 +63,7 @@ def nms_padded(
     for b in range(batch):
         takes_part = torch.arange(n) < (n if counts is None else counts[b])
         if score_threshold is not None:
-            takes_part &= scores[b].double() > score_threshold
+            takes_part &= scores[b] > score_threshold
         rows = torch.where(takes_part)[0]
         group = torch.zeros(n, dtype=torch.int64) if groups is None else groups[b]
         found = rows[batched_nms(boxes[b, rows], scores[b, rows], group[rows], iou_threshold)]
@@ -85,8 +85,8 @@ def soft_nms(
     iou = box_iou(boxes, boxes)
     alive = scores.to(iou.dtype)
     indices, selected = [], []
-    while len(alive) and (alive > score_threshold).any():
-        best = int(torch.where(alive > score_threshold, alive, -torch.inf).argmax())
+    while (survives := alive.to(scores.dtype) > score_threshold).any():
+        best = int(torch.where(survives, alive, -torch.inf).argmax())
         indices.append(best)
         selected.append(alive[best].to(scores.dtype))
         if method == "linear":

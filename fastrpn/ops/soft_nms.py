@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor
 
-from fastrpn.ops._checks import check_boxes, check_float, check_same_device, check_same_dtype
+from fastrpn.ops._checks import (
+    check_boxes,
+    check_float,
+    check_not_nan,
+    check_same_device,
+    check_same_dtype,
+)
 
 
 def soft_nms(
@@ -19,8 +25,9 @@ def soft_nms(
 
     Algorithm 1 of the paper: selecting a box multiplies every score not yet selected by a weight,
     `1 - iou` where the IoU is greater than `iou_threshold` (linear), or `exp(-iou**2 / sigma)`
-    (gaussian). A box whose score is not greater than `score_threshold` is dropped. Equal scores:
-    the lower index first. Half types compute in float32. No gradient flows back.
+    (gaussian). A box without `score > score_threshold` is dropped; as in torch, the comparison is
+    one in the dtype of `scores`. Equal scores: the lower index first. Half types compute in float32
+    and round a score where it is compared or returned. No gradient flows back.
 
     Args:
         boxes: `[N, 4]` xyxy in pixels, float16 to float64.
@@ -36,8 +43,8 @@ def soft_nms(
 
     Raises:
         TypeError: not a tensor, not floats, or two dtypes.
-        ValueError: wrong shape, two devices, an unknown method, `sigma` not positive, or a negative
-            `score_threshold`.
+        ValueError: wrong shape, two devices, an unknown method, `sigma` not positive, a NaN
+            threshold, or a negative `score_threshold`.
     """
     check_boxes("boxes", boxes)
     check_float("scores", scores)
@@ -49,6 +56,7 @@ def soft_nms(
         raise ValueError(f"method: expected 'linear' or 'gaussian', got {method!r}")
     if not sigma > 0:
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
+    check_not_nan("iou_threshold", iou_threshold)
     if not score_threshold >= 0:
         raise ValueError(f"score_threshold: expected a number >= 0, got {score_threshold}")
     return torch.ops.fastrpn.soft_nms(

@@ -211,3 +211,176 @@ def test_elementary_functions_differentiate():
 def test_bad_input(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+SMALL_INTEGERS = [torch.int8, torch.uint8, torch.int16]
+INTEGERS = [
+    *SMALL_INTEGERS, torch.uint16, torch.int32, torch.uint32, torch.int64, torch.uint64,
+]  # fmt: skip
+
+
+def extreme_integers(dtype: torch.dtype) -> list[list[int]]:
+    """Boxes, as exact Python numbers, as large as the dtype holds; also with corners reversed."""
+    low, high = torch.iinfo(dtype).min, min(torch.iinfo(dtype).max, 2**61)
+    low = max(low, -(2**61))
+    return [
+        [low, low, high, high], [0, 0, high, high], [high, 0, 0, high], [5, 3, 2, 9], [7, 7, 7, 7],
+        [high - 3, high - 5, high, high], [3, 4, 90, 100],
+    ]  # fmt: skip
+
+
+def nearest(number: int, dtype: torch.dtype) -> int:
+    info = torch.iinfo(dtype)
+    return min(max(number, info.min), info.max, 2**63 - 1)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_areas_of_integers_do_not_wrap(dtype):
+    rows = extreme_integers(dtype)
+    boxes, wide = torch.tensor(rows).to(dtype), torch.int64
+    if dtype in SMALL_INTEGERS:
+        wide = torch.int32
+    area = ops.box_area(boxes)
+    assert area.dtype == wide
+    assert area.tolist() == [nearest((c - a) * (d - b), wide) for a, b, c, d in rows]
+    assert ops.box_area(boxes, "xywh").tolist() == [nearest(c * d, wide) for _, _, c, d in rows]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_small_boxes_of_integers_are_found(dtype):
+    rows = extreme_integers(dtype)
+    kept = [i for i, (a, b, c, d) in enumerate(rows) if c - a >= 4 and d - b >= 4]
+    assert ops.remove_small_boxes(torch.tensor(rows).to(dtype), 4).tolist() == kept
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integers_are_clipped_to_images_larger_than_their_type(dtype):
+    rows = extreme_integers(dtype)
+    clipped = ops.clip_boxes_to_image(torch.tensor(rows).to(dtype), (1000, 2000))
+    assert clipped.dtype == dtype
+    limits = [2000, 1000, 2000, 1000]
+    wanted = [[min(max(x, 0), limits[i]) for i, x in enumerate(row)] for row in rows]
+    assert clipped.tolist() == wanted
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_centres_and_sizes_of_integers_do_not_wrap(dtype):
+    rows = extreme_integers(dtype)
+    boxes = torch.tensor(rows).to(dtype)
+    centres = ops.box_convert(boxes, "xyxy", "cxcywh")
+    wanted = [[(a + c) / 2, (b + d) / 2, c - a, d - b] for a, b, c, d in rows]
+    assert centres.dtype == torch.float32
+    torch.testing.assert_close(centres, torch.tensor(wanted), rtol=1e-6, atol=0)
+    sizes = ops.box_convert(boxes, "xyxy", "xywh")
+    assert sizes.dtype == dtype
+    assert sizes.tolist() == [
+        [a, b, nearest(c - a, dtype), nearest(d - b, dtype)] for a, b, c, d in rows
+    ]
+    corners = ops.box_convert(boxes, "xywh", "xyxy")
+    assert corners.tolist() == [
+        [a, b, nearest(a + c, dtype), nearest(b + d, dtype)] for a, b, c, d in rows
+    ]
+
+
+@pytest.mark.parametrize("name", ["box_iou", *VARIANTS])
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_iou_of_integers_does_not_wrap(name, dtype):
+    boxes = torch.tensor(extreme_integers(dtype))
+    iou = getattr(ops, name)(boxes.to(dtype), boxes.to(dtype))
+    wanted = getattr(torchvision.ops, name)(boxes.double(), boxes.double())
+    assert iou.dtype == torch.float32
+    torch.testing.assert_close(iou, wanted.float(), rtol=1e-5, atol=1e-6, equal_nan=True)
+    mixed = getattr(ops, name)(boxes.to(dtype), boxes.float())
+    assert mixed.dtype == torch.float32
+    assert getattr(ops, name)(boxes.to(dtype), boxes.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
+def test_iou_of_integers_given_by_size(dtype):
+    """100 + 100 is no int8."""
+    boxes = torch.tensor([[100, 100, 100, 100], [100, 100, 50, 100]])
+    iou = ops.box_iou(boxes.to(dtype), boxes.to(dtype), "xywh")
+    assert iou.tolist() == [[1.0, 0.5], [0.5, 1.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_convert_where_only_a_step_between_overflows(dtype):
+    half = 2.0 ** math.floor(math.log2(torch.finfo(dtype).max))  # twice as much is infinite
+    for in_fmt, box, out_fmt, wanted in [
+        ("xyxy", [half, half, 1.5 * half, half], "cxcywh", [1.25 * half, half, 0.5 * half, 0]),
+        ("cxcywh", [1.5 * half, 2, half, 4], "xywh", [half, 0, half, 4]),
+        ("xywh", [half, 0, half, 4], "cxcywh", [1.5 * half, 2, half, 4]),
+    ]:
+        converted = ops.box_convert(torch.tensor([box]).to(dtype), in_fmt, out_fmt)
+        assert torch.equal(converted, torch.tensor([wanted]).to(dtype)), (in_fmt, out_fmt)
+
+
+def test_half_types_convert_tiny_numbers_as_torchvision():
+    tiny = torch.arange(64, dtype=torch.int16).view(torch.float16).reshape(-1, 4)  # subnormal
+    for formats in (("xyxy", "cxcywh"), ("xywh", "cxcywh"), ("cxcywh", "xyxy")):
+        wanted = torchvision.ops.box_convert(tiny, *formats)
+        assert torch.equal(ops.box_convert(tiny, *formats), wanted)
+
+
+FLAT = [[10.0, 10, 40, 10], [10, 10, 10, 40], [10, 10, 40, 10 + 1e-5], [10, 10, 10.0001, 40]]
+FLAT += [[0, 0, 30, 1e-30], [0, 0, 1e-30, 30], [40, 10, 10, 10], [10, 40, 10, 10]]
+
+
+@pytest.mark.parametrize("name", ["box_iou", *VARIANTS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_boxes_without_height_or_width_are_finite(name, dtype):
+    predicted = torch.tensor(FLAT, dtype=dtype, requires_grad=True)
+    target = torch.tensor([[5.0, 5, 35, 25], [50, 50, 60, 90]], dtype=dtype, requires_grad=True)
+    value = getattr(ops, name)(predicted, target)
+    assert value.isfinite().all()
+    for grad in torch.autograd.grad(value.sum(), (predicted, target)):
+        assert grad.isfinite().all()
+    value = getattr(ops, name)(target, predicted)
+    for grad in torch.autograd.grad(value.sum(), (predicted, target)):
+        assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("box", [[10.0, 10, 40, 10], [10, 10, 10, 40], [10, 10, 40, 11]])
+def test_the_aspect_penalty_has_the_derivative_of_the_arctangent(box):
+    """(h dw - w dh) / (w^2 + h^2), also at a height of 0."""
+    from fastrpn.ops.iou_variants import _angle
+
+    boxes = torch.tensor([box], dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(_angle(boxes, torch.float64).sum(), boxes)
+    w, h = box[2] - box[0], box[3] - box[1]
+    dw, dh = h / (w * w + h * h), -w / (w * w + h * h)
+    torch.testing.assert_close(grad, torch.tensor([[-dw, -dh, dw, dh]], dtype=torch.float64))
+
+
+def test_forward_and_reverse_derivatives_of_complete_iou_agree():
+    a, b = random_boxes(3, dtype=torch.float64), random_boxes(2, dtype=torch.float64, seed=1)
+    forward, reverse = (
+        getattr(torch.func, name)(ops.complete_box_iou)(a, b) for name in ("jacfwd", "jacrev")
+    )
+    torch.testing.assert_close(forward, reverse)
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda b: ops.remove_small_boxes(b, NAN), "min_size.*nan"),
+        (lambda b: ops.clip_boxes_to_image(b, (5, NAN)), "size.*nan"),
+        (lambda b: ops.encode_boxes(b, b, (1.0, NAN, 1.0, 1.0)), "weights.*nan"),
+        (lambda b: ops.decode_boxes(b, b, (NAN, 1.0, 1.0, 1.0)), "weights.*nan"),
+        (lambda b: ops.decode_boxes(b, b, clip=NAN), "clip.*nan"),
+    ],
+)
+def test_nan_is_no_number(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(random_boxes(3))
+
+
+def test_infinite_numbers_stay_legal():
+    boxes = random_boxes(3)
+    assert len(ops.remove_small_boxes(boxes, math.inf)) == 0
+    assert len(ops.remove_small_boxes(boxes, -math.inf)) == 3
+    assert torch.equal(ops.clip_boxes_to_image(boxes.abs(), (math.inf, math.inf)), boxes.abs())
+    assert ops.decode_boxes(torch.zeros(3, 4), boxes, clip=math.inf).isfinite().all()

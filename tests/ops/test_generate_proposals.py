@@ -224,3 +224,33 @@ GOOD = {
 def test_bad_input(changed, error, words):
     with pytest.raises(error, match=words):
         ops.generate_proposals(**(GOOD | changed))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("min_size", [0.1, 0.2, 0.3, 16.1])
+def test_sides_are_compared_with_a_number_as_torch_compares(dtype, min_size):
+    """A side of 0.1 in float32 is not smaller than 0.1, although float32(0.3) is more than 0.3."""
+    wide = torch.promote_types(dtype, torch.float32)
+    side = torch.tensor(min_size).to(wide)
+    sides = torch.stack([side, torch.nextafter(side, 0 * side), torch.nextafter(side, 2 * side)])
+    zeros = torch.zeros_like(sides)
+    anchors = torch.stack([zeros, zeros, sides, sides], dim=1)
+    deltas, objectness = torch.zeros(1, 3, 4, dtype=dtype), torch.zeros(1, 3, dtype=dtype)
+    options = {**OPTIONS, "nms_threshold": 2.0, "min_size": min_size}
+    proposals, _, counts = ops.generate_proposals(
+        objectness, deltas, anchors, torch.tensor([[100, 100]]), **options
+    )
+    decoded = ops.decode_boxes(deltas[0], anchors)
+    wanted = decoded[decoded[:, 2] - decoded[:, 0] >= min_size]
+    assert torch.equal(proposals[0, : counts[0]], wanted)
+
+
+@pytest.mark.parametrize("name", ["nms_threshold", "min_size"])
+def test_a_number_that_is_nan_is_refused(name):
+    arguments = random_inputs(1, [9], 0)
+    with pytest.raises(ValueError, match=f"{name}.*nan"):
+        ops.generate_proposals(*arguments, **{**OPTIONS, name: math.nan})
+    with pytest.raises(RuntimeError, match=f"{name} must not be NaN"):
+        torch.ops.fastrpn.generate_proposals(*arguments, *{**OPTIONS, name: math.nan}.values(), [9])
+    for number in (math.inf, -math.inf):
+        ops.generate_proposals(*arguments, **{**OPTIONS, name: number})

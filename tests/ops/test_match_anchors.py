@@ -227,3 +227,13 @@ GOOD = {
 def test_bad_input(changed, error, words):
     with pytest.raises(error, match=words):
         ops.match_anchors(**(GOOD | changed))
+
+
+@pytest.mark.parametrize("name", ["high", "low"])
+def test_a_threshold_that_is_nan_is_refused(name):
+    arguments = torch.rand(5, 4), torch.rand(1, 2, 4), torch.tensor([2])
+    thresholds = {"high": 0.7, "low": 0.3, name: float("nan")}
+    with pytest.raises(ValueError, match=f"{name}=nan"):
+        ops.match_anchors(*arguments, **thresholds)
+    with pytest.raises(RuntimeError, match=f"{name} must not be NaN"):
+        torch.ops.fastrpn.match_anchors(*arguments, *thresholds.values(), True, None)

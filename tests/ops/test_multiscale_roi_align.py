@@ -183,3 +183,67 @@ def test_bad_arguments():
         multiscale_roi_align([maps["a"], maps["b"].double()], rois, levels, 7, [1.0, 0.5])
     with pytest.raises(ValueError, match=r"inputs\[1\]: expected N and C"):
         multiscale_roi_align([maps["a"], maps["b"][:1]], rois, levels, 7, [1.0, 0.5])
+
+
+def assert_scales(image_sizes, map_sizes, strides):
+    from fastrpn.ops.multiscale_roi_align import infer_scales
+
+    assert infer_scales(map_sizes, image_sizes) == [1 / stride for stride in strides]
+
+
+def ceil_maps(height, width, strides=(4, 8, 16, 32)):
+    return [(-(-height // stride), -(-width // stride)) for stride in strides]
+
+
+@pytest.mark.parametrize("long_side", [40, 64, 65, 100, 333, 640, 1333])
+@pytest.mark.parametrize("short_side", [1, 2, 20, 33])
+def test_scales_of_thin_images(long_side, short_side):
+    strides = (4, 8, 16, 32)
+    for size in ((short_side, long_side), (long_side, short_side)):
+        assert_scales([size], ceil_maps(*size), strides)
+        if long_side >= 100:
+            assert_scales([size], ceil_maps(*size)[3:], strides[3:])
+
+
+def test_scales_follow_the_largest_image_of_a_batch():
+    sizes = [(20, 640), (16, 90)]
+    assert_scales(sizes, ceil_maps(20, 640), (4, 8, 16, 32))
+    assert_scales(sizes, ceil_maps(32, 640), (4, 8, 16, 32))  # padded to a multiple of 32
+    assert_scales([(20, 640), (640, 20)], ceil_maps(640, 640), (4, 8, 16, 32))
+    assert_scales([(600, 800)], [(37, 50)], (16,))  # strides that round down
+
+
+@pytest.mark.parametrize("size", [(20, 640), (640, 20), (1, 320)])
+def test_pools_thin_images_at_their_true_scale(size):
+    height, width = ceil_maps(*size)[3]
+    feature = torch.randn(1, 8, height, width, generator=torch.Generator().manual_seed(0))
+    boxes = [torch.tensor([[0.0, 0, size[1], size[0]], [0, 0, size[1] / 2, size[0] / 2]])]
+    pooled = MultiScaleRoIAlign(["a"], 3, 2)({"a": feature}, boxes, [size])
+    wanted = torchvision.ops.roi_align(feature, boxes, 3, 1 / 32, 2)
+    torch.testing.assert_close(pooled, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_levels_of_large_small_and_half_boxes(dtype):
+    from fastrpn.ops.multiscale_roi_align import assign_levels
+
+    sides = torch.tensor([448.0, 300, 224, 112, 100, 1e-3, 30_000])
+    boxes = torch.stack([0 * sides, 0 * sides, sides, sides], dim=1).to(dtype)
+    assert assign_levels(boxes, 2, 7).tolist() == [3, 2, 2, 1, 0, 0, 5]
+    huge = torch.tensor([[0.0, 0, 1e30, 1e30], [0, 0, 1e-30, 1e-30]])
+    assert assign_levels(huge, 2, 7).tolist() == [5, 0]
+
+
+def test_scales_that_are_no_numbers_are_refused():
+    from fastrpn.ops.multiscale_roi_align import assign_levels
+
+    nan = float("nan")
+    maps, boxes = pyramid(), boxes_of_all_sizes()
+    with pytest.raises(ValueError, match="canonical_scale.*nan"):
+        assign_levels(boxes[0], 2, 5, canonical_scale=nan)
+    with pytest.raises(ValueError, match="canonical_level.*nan"):
+        MultiScaleRoIAlign(NAMES, 7, 2, canonical_level=nan)(maps, boxes, IMAGES)
+    with pytest.raises(ValueError, match="spatial_scale.*nan"):
+        multiscale_roi_align([maps["a"]], torch.zeros(1, 5), None, 7, [nan])
+    with pytest.raises(ValueError, match="image_shapes.*0"):
+        MultiScaleRoIAlign(NAMES, 7, 2)(maps, boxes, [(0, 0)])

@@ -228,3 +228,22 @@ BOXES, SCORES = torch.zeros(3, 4), torch.zeros(3)
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_threshold_that_is_nan_is_refused_others_are_legal():
+    boxes, scores = torch.rand(5, 4).sort(dim=1).values, torch.rand(5)
+    labels = torch.zeros(5, dtype=torch.int64)
+    nan, inf = float("nan"), float("inf")
+    calls = {
+        "nms": lambda threshold: ops.nms(boxes, scores, threshold),
+        "batched_nms": lambda threshold: ops.batched_nms(boxes, scores, labels, threshold),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=r"iou_threshold.*nan"):
+            call(nan)
+        assert len(call(inf)) == len(call(7.0)) == 5
+        assert len(call(-inf)) == len(call(-1.0)) == 1
+        compiled = torch.compile(call, backend="eager", fullgraph=True)
+        with pytest.raises(Exception, match=r"iou_threshold"):
+            compiled(nan)
+        assert len(compiled(inf)) == 5, name

@@ -137,3 +137,33 @@ BOXES, SCORES = torch.zeros(3, 4), torch.zeros(3)
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threshold", [0.1, 0.2, 0.3, 0.7, 1e-3, 1e-9, 1e5, 1e300, -1e300, -0.2])
+def test_a_score_is_compared_with_a_number_as_torch_compares(dtype, threshold):
+    """The number is rounded to the dtype of the scores, so a score of 0.2 is not above 0.2."""
+    near = torch.tensor([threshold, 0.0, 0.5, -1.0]).to(dtype)
+    near = (
+        torch.cat([near, torch.nextafter(near[:1], near.new_full((1,), 9.0))])
+        if (dtype in (torch.float32, torch.float64))
+        else near
+    )
+    corner = 10.0 * torch.arange(len(near))[:, None]
+    boxes = torch.cat([corner, corner, corner + 5, corner + 5], dim=1).to(dtype)
+    kept, counts = ops.nms_padded(
+        boxes[None], near[None], 0.5, len(near), score_threshold=threshold
+    )
+    assert sorted(kept[0, : counts[0]].tolist()) == torch.where(near > threshold)[0].tolist()
+
+
+@pytest.mark.parametrize("name", ["iou_threshold", "score_threshold"])
+def test_a_threshold_that_is_nan_is_refused(name):
+    arguments = {"iou_threshold": 0.5, "score_threshold": 0.1, name: float("nan")}
+    with pytest.raises(ValueError, match=f"{name}.*nan"):
+        ops.nms_padded(torch.rand(1, 3, 4), torch.rand(1, 3), max_output=2, **arguments)
+    with pytest.raises(RuntimeError, match=f"{name} must not be NaN"):
+        torch.ops.fastrpn.nms_padded(
+            torch.rand(1, 3, 4), torch.rand(1, 3), arguments["iou_threshold"], 2, None, None,
+            arguments["score_threshold"],
+        )  # fmt: skip

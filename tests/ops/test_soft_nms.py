@@ -167,3 +167,42 @@ def test_bad_tensors_are_named():
         ops.soft_nms(BOXES[:, :3], SCORES)
     with pytest.raises(ValueError, match=r"scores.*\[2\]"):
         ops.soft_nms(BOXES, SCORES[:2])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threshold", [0.1, 0.2, 0.3, 0.7, 1e-3])
+def test_scores_are_compared_in_their_dtype(method, dtype, threshold):
+    scores = torch.tensor([threshold, 0.9, 0.05]).to(dtype)
+    boxes = torch.tensor([[0.0, 0, 1, 1], [5, 5, 6, 6], [9, 9, 10, 10]]).to(dtype)
+    indices, _ = ops.soft_nms(boxes, scores, method=method, score_threshold=threshold)
+    assert sorted(indices.tolist()) == torch.where(scores > threshold)[0].tolist()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_score_returned_is_above_the_threshold(method, dtype):
+    for threshold in (0.05, 0.1, 0.2, 0.3):
+        boxes, scores = random_case(300, 7, dtype)
+        _, decayed = ops.soft_nms(boxes, scores, method=method, score_threshold=threshold)
+        assert len(decayed) > 10 and (decayed > threshold).all()
+
+
+@pytest.mark.parametrize("sigma", [1e-30, 1e-44, 1e-60, 1e-320])
+def test_a_tiny_sigma_leaves_boxes_of_tiny_overlap_alone(sigma):
+    """In float32 the square of such an IoU and such a sigma are both 0."""
+    boxes = torch.tensor([[0.0, 0, 1e15, 1e15], [0, 0, 1e-15, 1e-15], [0, 0, 1e15, 1e15]])
+    indices, scores = ops.soft_nms(
+        boxes, torch.tensor([0.9, 0.8, 0.7]), method="gaussian", sigma=sigma
+    )
+    assert indices.tolist() == [0, 1] and scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+@pytest.mark.parametrize("name", ["sigma", "iou_threshold", "score_threshold"])
+def test_a_number_that_is_nan_is_refused(name):
+    boxes, scores = random_case(3, 0)
+    with pytest.raises(ValueError, match=f"{name}.*nan"):
+        ops.soft_nms(boxes, scores, **{name: math.nan})
+    numbers = {"sigma": 0.5, "iou_threshold": 0.3, "score_threshold": 0.1, name: math.nan}
+    with pytest.raises(RuntimeError, match=name):
+        torch.ops.fastrpn.soft_nms(boxes, scores, "linear", *numbers.values())

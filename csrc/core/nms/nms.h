@@ -21,7 +21,7 @@ struct NmsArgs {
   int64_t batch, n;
   double iou_threshold;
   bool has_score_threshold;
-  double score_threshold;  // only scores > score_threshold take part, if has_score_threshold
+  double score_threshold;  // only scores > it (in `dtype`) take part, if has_score_threshold
   int64_t max_output;      // the search ends when an image has kept this many
   int64_t* indices;        // [batch, max_output]: kept rows by descending score, then -1
   int64_t* kept;           // [batch]: how many

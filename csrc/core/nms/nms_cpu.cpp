@@ -31,11 +31,12 @@ int64_t sort_by_score(const NmsArgs& args, int64_t image, uint32_t* order) {
   using Key = decltype(descending_key(widen(Storage())));
   const Storage* scores = static_cast<const Storage*>(args.scores) + image * args.n;
   const int64_t count = participants(args, image);
+  const auto threshold = as_element<Storage>(args.score_threshold);
   Buffer<SortItem<Key>> items(count);
   int64_t size = 0;
   for (int64_t row = 0; row < count; ++row) {
     const auto score = widen(scores[row]);
-    if (args.has_score_threshold && !(double(score) > args.score_threshold)) continue;
+    if (args.has_score_threshold && !(score > threshold)) continue;
     items[size++] = {descending_key(score), uint32_t(row)};
   }
   stable_sort(items.data(), size);

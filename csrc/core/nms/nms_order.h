@@ -22,7 +22,8 @@ template <typename T>
 __device__ ScoreKey<compute_t<T>> score_key(const NmsArgs& args, int64_t image, int64_t row) {
   const compute_t<T> score = widen(static_cast<const T*>(args.scores)[image * args.n + row]);
   const bool counted = args.counts == nullptr || row < args.counts[image];
-  const bool takes_part = counted && (!args.has_score_threshold || double(score) > args.score_threshold);
+  const bool takes_part =
+      counted && (!args.has_score_threshold || score > as_element<T>(args.score_threshold));
   return takes_part ? descending_key(score) : kTakesNoPart<compute_t<T>>;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "core/dtype.h"
 #include "core/parallel.h"
@@ -21,11 +22,18 @@ struct SoftNmsArgs {
   SoftNmsMethod method;
   double sigma;            // gaussian: weight exp(-iou^2 / sigma)
   double iou_threshold;    // linear: weight 1 - iou where iou > iou_threshold
-  double score_threshold;  // a box whose decayed score is not > this is dropped
+  double score_threshold;  // a box whose decayed score, rounded to `dtype`, is not > this is dropped
   int64_t* indices;        // [n]: kept rows in order of selection
   void* decayed;           // [n]: their scores when selected, of `dtype`
   int64_t* kept;           // [1]
 };
+
+// sigma as a T to divide by: one that T rounds to 0 would make 0 / 0 of the square of a tiny IoU.
+template <typename T>
+T positive_sigma(const SoftNmsArgs& args) {
+  constexpr T smallest = std::numeric_limits<T>::denorm_min();
+  return T(args.sigma) > smallest ? T(args.sigma) : smallest;
+}
 
 FASTRPN_DECLARE_CPU(void, soft_nms_cpu, const SoftNmsArgs& args, const ParallelFor& parallel_for);
 

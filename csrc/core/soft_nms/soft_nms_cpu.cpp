@@ -7,7 +7,8 @@
 // formed in the same order as in the textbook loop, so the scores are the same to the last bit.
 //
 // Cost: at most n x kept / kLanes<T> block tests and O(n) memory, serial. Numerics: T, float for half types;
-// scores are rounded to the storage type only when written. Equal scores: the lower row is selected first.
+// scores are rounded to the storage type only when written or compared with the threshold. Equal scores: the
+// lower row is selected first.
 #include "core/box_math.h"
 #include "core/buffer.h"
 #include "core/nms/kept_list.h"
@@ -82,13 +83,14 @@ void select(const SoftNmsArgs& args) {
   const Storage* boxes = static_cast<const Storage*>(args.boxes);
   const Storage* scores = static_cast<const Storage*>(args.scores);
   Storage* decayed = static_cast<Storage*>(args.decayed);
-  const Decay<T> decay{args.method, T(args.sigma), T(args.iou_threshold)};
-  const T threshold = T(args.score_threshold);
+  const Decay<T> decay{args.method, positive_sigma<T>(args), T(args.iou_threshold)};
+  const T threshold = as_element<Storage>(args.score_threshold);
+  const auto survives = [&](T score) { return widen(narrow<Storage>(score)) > threshold; };
 
   Heap<T> heap(args.n);
   for (int64_t row = 0; row < args.n; ++row) {
     const T score = widen(scores[row]);
-    if (score > threshold) heap.add({score, uint32_t(row), 0});
+    if (survives(score)) heap.add({score, uint32_t(row), 0});
   }
   heap.order();
 
@@ -110,7 +112,7 @@ void select(const SoftNmsArgs& args) {
     });
     top.score = score;
     top.seen = uint32_t(selected.size());
-    if (score > threshold) {
+    if (survives(score)) {
       heap.top_changed();
     } else {
       heap.pop();

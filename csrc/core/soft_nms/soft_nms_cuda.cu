@@ -5,7 +5,8 @@
 // best, shuffles and one barrier find the best of the block, and so on until no score exceeds the threshold.
 //
 // Cost: a round for each kept box, n / kThreads IoUs a thread in each. Numerics: float (float64: double);
-// scores are rounded to the storage type only when written. Equal scores: the lower row is selected first.
+// scores are rounded to the storage type only when written or compared with the threshold. Equal scores: the
+// lower row is selected first.
 #include "core/box_cuda.h"
 #include "core/nms/iou_test.h"
 #include "core/soft_nms/soft_nms.h"
@@ -87,17 +88,18 @@ __global__ void __launch_bounds__(kThreads)
   const int thread = threadIdx.x, n = int(args.n);
   Box<C> selected{};
   C selected_area = 0;
+  const auto survives = [&](C score) { return widen(narrow<T>(score)) > decay.score_threshold; };
   int kept = 0;
   for (;; ++kept) {
     Best<C> best{0, -1};
     for (int i = thread; i < n; i += kThreads) {
       C score = w.scores[i];
-      if (!(score > decay.score_threshold)) continue;
+      if (!survives(score)) continue;
       if (kept > 0) {
         const Box<C> box = w.boxes[i];
         const C iou = quick_iou_or_zero(selected, selected_area, box, box_area(box));
         if (iou > C(0)) w.scores[i] = score *= decay.weight(iou);  // the weight of 0 is 1
-        if (!(score > decay.score_threshold)) continue;
+        if (!survives(score)) continue;
       }
       best.take(score, i);
     }
@@ -151,8 +153,8 @@ Status soft_nms_cuda(const SoftNmsArgs& args, void* workspace, Stream stream) {
     WorkspaceCursor cursor(workspace);
     const Workspace<C> w = lay_out<C>(args, cursor);
     const unsigned blocks = unsigned(ceil_div(args.n, int64_t(kPrepareThreads)));
-    const Decay<C> decay{args.method, C(args.sigma), round_threshold_down<C>(args.iou_threshold),
-                         round_threshold_down<C>(args.score_threshold)};
+    const Decay<C> decay{args.method, positive_sigma<C>(args), round_threshold_down<C>(args.iou_threshold),
+                         as_element<T>(args.score_threshold)};
     if (blocks > 0) FASTRPN_LAUNCH(prepare_kernel<T>, blocks, kPrepareThreads, 0, stream, args, w);
     FASTRPN_LAUNCH(select_kernel<T>, 1, kThreads, 0, stream, args, w, decay);
     return launch_status();
