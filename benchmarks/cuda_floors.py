@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.cuda_roi_cases import features_and_rois
 from benchmarks.inputs import rpn_boxes
 from benchmarks.scenes import FPN_LEVELS, anchor_grid
+from benchmarks.tables import table
 from fastrpn import ops
 
 TILE, POOLED, SAMPLES = 8, 7, 2  # as in core/gradient_tile.h and cuda_roi_cases.py
@@ -80,6 +81,6 @@ def box_rows() -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    print("| work | bytes at least | operations |\n|---|---|---|")
-    for work, size, operations in [*roi_rows(), *box_rows()]:
-        print(f"| {work} | {size / 1e6:,.3g} MB | {operations} |")
+    rows = [*roi_rows(), *box_rows()]
+    cells = ((work, f"{size / 1e6:,.3g} MB", operations) for work, size, operations in rows)
+    print(table(["work", "bytes at least", "operations"], cells))

@@ -8,16 +8,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.cuda_timing import half_type
+from benchmarks.tables import table
 
 LESS = "of torchvision's memory"  # the one quantity of which less is better
 COLUMNS = ["op", "work", "fastrpn, ms", "torchvision, ms", "× torchvision", "of the memory's speed",
            "memory, MB", "torchvision's, MB"]  # fmt: skip
-
-
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(cells) + " |" for cells in lines] + [""]
 
 
 def measured(row: dict, quantity: str) -> float | None:
@@ -121,17 +116,17 @@ def part_summary(part: str, results: dict, picture: Path | None) -> list[str]:
     speed = ", ".join(f"{k} {v / 1e9:.0f} GB/s" for k, v in results["bytes_per_second"].items())
     lines = [f"## {part}: {results['gpu']}", "", f"{versions_of(results)}; {speed}. {device}", ""]
     header = ["op", "work", "quantity", "must", "aim", "measured", "reaches"]
-    lines += table(header, target_rows(results["measurements"]))
-    lines += table(COLUMNS, time_rows(results["measurements"]))
+    lines += [table(header, target_rows(results["measurements"])), ""]
+    lines += [table(COLUMNS, time_rows(results["measurements"])), ""]
     return lines + ([f"![Speed-up over torchvision]({picture.name})", ""] if picture else [])
 
 
 def profile_summary(profile: dict) -> list[str]:
     header = ["op", "work", "kernel", "launches", "µs", "of the case"]
-    lines = ["## Kernels", "", *table(header, kernel_rows(profile))]
+    lines = ["## Kernels", "", table(header, kernel_rows(profile)), ""]
     if profile.get("limits"):
         header = ["kernel", "Compute (SM) Throughput", "Memory Throughput", "limit"]
-        lines += table(header, limit_rows(profile["limits"]))
+        lines += [table(header, limit_rows(profile["limits"])), ""]
     return lines
 
 

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import torch
 
-from fastrpn.analysis import markdown_table
+from benchmarks.tables import table
 from fastrpn.data import (
     ColorJitter,
     RandomHorizontalFlip,
@@ -51,9 +51,9 @@ def main() -> None:
         generate_synthetic(folder, options.images, 1, image_size=(375, 500), progress=False)
         dataset = open_dataset(folder, "train")
         stages = stage_table(dataset)
-        print(markdown_table(stages), end="\n\n")
         waits = wait_table(dataset, options)
-        print(markdown_table(waits))
+        for rows in (stages, waits):
+            print(table(list(rows[0]), (row.values() for row in rows), padded=True), end="\n\n")
     if options.output:
         options.output.write_text(json.dumps({"stages": stages, "waits": waits}, indent=1))
 

@@ -3,18 +3,11 @@
 import torch
 from torch import Tensor
 
+from benchmarks.scenes import anchor_grid
 from fastrpn.ops import box_iou
 
 STRIDE = 16
-ANCHOR_SIZES, ANCHOR_RATIOS = (128, 256, 512), (0.5, 1.0, 2.0)
-
-
-def _anchors(rows: int, columns: int) -> Tensor:
-    sides = [(s * r**-0.5, s * r**0.5) for s in ANCHOR_SIZES for r in ANCHOR_RATIOS]
-    sides = torch.tensor(sides)
-    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    centre = STRIDE * torch.stack([x, y], dim=-1).reshape(-1, 1, 2) + STRIDE / 2
-    return torch.cat([centre - sides / 2, centre + sides / 2], dim=-1).reshape(-1, 4)
+ANCHOR_SIZES = (128, 256, 512)  # each in three shapes
 
 
 def rpn_boxes(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -26,7 +19,8 @@ def rpn_boxes(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     height, width = 800.0, 1000.0
     while int(height) // STRIDE * (int(width) // STRIDE) * 9 < n:
         height, width = 1.3 * height, 1.3 * width
-    anchors = _anchors(int(height) // STRIDE, int(width) // STRIDE)
+    rows, columns = int(height) // STRIDE, int(width) // STRIDE
+    anchors = anchor_grid(rows, columns, STRIDE, ANCHOR_SIZES, "paper")
 
     objects = max(8, round(height * width / 200**2))
     sides = torch.exp(5.1 + 0.5 * torch.randn(objects, 2, generator=generator))

@@ -16,6 +16,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.tables import table
+
 ROOT = Path(__file__).resolve().parents[1]
 ARCHS = ["75", "80", "86", "90", "100", "120"]
 OUTPUT = ROOT / "benchmarks" / "results" / "kernel_resources.md"
@@ -84,17 +86,15 @@ def readable(mangled: str) -> str:
     return re.sub(r"\(\w+\)", "", name[:end])
 
 
-def table_of(kernels: Kernels, archs: list[str]) -> list[str]:
+def table_of(kernels: Kernels, archs: list[str]) -> str:
     """Markdown: registers for each architecture, then the greatest of what else is needed."""
     columns = ["kernel", *(f"sm_{arch}" for arch in archs)]
     columns += ["shared bytes", "spilled bytes", "stack bytes"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for name in sorted(kernels):
-        found = kernels[name]
-        registers = [str(found[arch].registers) for arch in archs]
-        cells = [f"`{name}`", *registers, *map(str, greatest(found))]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    rows = [
+        [f"`{name}`", *(found[arch].registers for arch in archs), *greatest(found)]
+        for name, found in sorted(kernels.items())
+    ]
+    return table(columns, rows)
 
 
 def greatest(found: dict[str, Resources]) -> list[int]:
@@ -108,13 +108,14 @@ Written = dict[str, tuple[list[str], list[int]]]  # {kernel: registers, greatest
 def committed(path: Path, archs: list[str]) -> tuple[str, Written]:
     """The release of CUDA, and each kernel's numbers for the architectures, of the written file."""
     text = path.read_text()
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    rows = [line for line in lines if set(line[0]) != {"-"}]
     columns = [rows[0].index(f"sm_{arch}") for arch in archs]
-    table = {
+    written = {
         row[0].strip("`"): ([row[i] for i in columns], [int(x) for x in row[-len(GREATEST) :]])
         for row in rows[1:]
     }
-    return re.search(r"of CUDA ([\d.]+)", text)[1], table
+    return re.search(r"of CUDA ([\d.]+)", text)[1], written
 
 
 def differences(kernels: Kernels, archs: list[str], path: Path, release: str) -> list[str]:
@@ -150,7 +151,7 @@ def write(kernels: Kernels, archs: list[str], path: Path, release: str) -> None:
         "stack are the greatest of all architectures. Written by",
         "`python -m benchmarks.kernel_resources`. CUB's sort kernels are not listed.",
         "",
-        *table_of(kernels, archs),
+        table_of(kernels, archs),
         "",
         *(f"- `{name}` spills: {KNOWN_SPILLS.get(name, 'UNEXPECTED')}" for name in spills(kernels)),
     ]

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -28,6 +27,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from benchmarks.environment import environment
 from benchmarks.model_stages import STAGES, Stopwatch, draw, share_behind
+from benchmarks.tables import table
 from fastrpn.data import generate_synthetic, open_dataset
 from fastrpn.evaluation import evaluate
 from fastrpn.models import faster_rcnn, load_torchvision
@@ -201,21 +201,20 @@ def change_of_ap(checkpoint: Path, data: Path | None, images: int = 300) -> dict
     return found
 
 
-def tables(rows: list[dict]) -> list[Table]:
+def tables(rows: list[dict]) -> list[str]:
     """Totals of all rows, and the stages of the rows that have them."""
-    names = list(rows[0]["milliseconds"])
-    totals = Table("what", "image", *names, title="milliseconds, times faster than torchvision")
+    lines = []
     for row in rows:
         of_torchvision = row["milliseconds"]["torchvision"]
         cells = (f"{ms:.0f}, {of_torchvision / ms:.2f}×" for ms in row["milliseconds"].values())
-        totals.add_row(row["what"], row["work"], *cells)
-    found = [totals]
+        lines.append([row["what"], row["work"], *cells])
+    header = ["milliseconds, times faster than torchvision", "image", *rows[0]["milliseconds"]]
+    found = [table(header, lines, padded=True)]
     for row in (row for row in rows if "stages" in row):
-        table = Table("stage, ms", *row["stages"], title=row["work"])
-        for stage in STAGES:
-            table.add_row(stage, *(f"{times[stage]:.1f}" for times in row["stages"].values()))
-        table.add_row(SHARE, *(f"{times[SHARE]:.1%}" for times in row["stages"].values()))
-        found.append(table)
+        stages = row["stages"].values()
+        lines = [[stage, *(f"{times[stage]:.1f}" for times in stages)] for stage in STAGES]
+        lines.append([SHARE, *(f"{times[SHARE]:.1%}" for times in stages)])
+        found.append(table([f"{row['work']}: stage, ms", *row["stages"]], lines, padded=True))
     return found
 
 
@@ -249,8 +248,8 @@ def main(arguments: list[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "results.json").write_text(json.dumps(results, indent=1))
     draw(results, options.output / "stages.png")
-    for table in tables(rows):
-        console.print(table)
+    for text in tables(rows):
+        print(text, end="\n\n")
     console.print(f"bfloat16 in hardware: {results['native_bf16']}; clock: {results['clock']}")
 
 

@@ -11,13 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from benchmarks import inputs
 from benchmarks.environment import environment
 from benchmarks.scenes import C5_LEVEL, FPN_LEVELS, anchor_grid
+from benchmarks.tables import table
 from benchmarks.timing import measure
 from fastrpn import ops
 
@@ -82,6 +81,12 @@ def row_of(name: str, seconds: float) -> dict[str, object]:
     return {"scene": name, "kept": len(kept), "rank of the last": rank, "gains": gains}
 
 
+def cells(row: dict[str, object]) -> list[str]:
+    """A line of the table."""
+    gains = (f"{gain:.1f}×" for gain in row["gains"].values())
+    return [row["scene"], f"{row['kept']:,}", f"{row['rank of the last']:,}", *gains]
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="for each gain")
@@ -90,11 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(2)
 
     rows = [row_of(name, options.seconds) for name in SCENES]
-    table = Table("boxes", "kept", f"rank of no. {WANTED[-1]:,}", *(f"{k:,}" for k in WANTED))
-    for row in rows:
-        gains = (f"{gain:.1f}×" for gain in row["gains"].values())
-        table.add_row(row["scene"], f"{row['kept']:,}", f"{row['rank of the last']:,}", *gains)
-    Console().print(table)
+    header = ["boxes", "kept", f"rank of no. {WANTED[-1]:,}", *(f"{k:,}" for k in WANTED)]
+    print(table(header, map(cells, rows), padded=True))
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "padded_inputs.json"
     path.write_text(json.dumps(environment() | {"boxes": BOXES, "rows": rows}, indent=1))

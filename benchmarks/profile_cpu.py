@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from benchmarks import generate_proposals, inputs, match_anchors, nms, rois
@@ -24,6 +22,7 @@ from benchmarks import soft_nms as soft
 from benchmarks.box_iou import SIZES as IOU_SIZES
 from benchmarks.environment import environment
 from benchmarks.scenes import anchor_grid, random_objects
+from benchmarks.tables import table
 from benchmarks.timing import measure
 from fastrpn import ops
 
@@ -151,14 +150,15 @@ def profile(case: Case, seconds: float) -> list[dict[str, object]]:
     return rows
 
 
-def table_of(rows: list[dict[str, object]]) -> Table:
-    table = Table("op", "work", "threads", "ms", "MB", "GB/s", "copy GB/s", "share", "ns", "a")
+def table_of(rows: list[dict[str, object]]) -> str:
+    header = ["op", "work", "threads", "ms", "MB", "GB/s", "copy GB/s", "share", "ns", "a"]
+    lines = []
     for row in rows:
         numbers = (row[key] for key in ("ms", "megabytes", "GB/s", "copy GB/s"))
         share, ns = f"{row['GB/s'] / row['copy GB/s']:.1%}", f"{row['ns a unit']:.3g}"
-        cells = [str(row["threads"]), *(f"{number:.3g}" for number in numbers), share, ns]
-        table.add_row(row["op"], row["work"], *cells, row["unit"])
-    return table
+        cells = [row["threads"], *(f"{number:.3g}" for number in numbers), share, ns]
+        lines.append([row["op"], row["work"], *cells, row["unit"]])
+    return table(header, lines, padded=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
         for case in cases():
             if wanted is None or case.op in wanted:
                 rows += profile(case, options.seconds)
-    Console(width=150).print(table_of(rows))
+    print(table_of(rows))
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "profile.json"
     path.write_text(json.dumps(environment() | {"rows": rows}, indent=1))

@@ -6,9 +6,9 @@ targets, the drop-in, where a peer is faster, how cost grows.
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.tables import table
 from benchmarks.targets import TARGETS
 from benchmarks.timing import NOISY, WATCHED
 
@@ -22,11 +22,6 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def table(header: Sequence[str], rows: list[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def target_table(measurements: list[dict]) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from benchmarks.environment import environment
 from benchmarks.plots import draw
+from benchmarks.tables import table
 from benchmarks.timing import Measurement
 
 OPS = [
@@ -35,21 +35,21 @@ def progress_bar() -> Progress:
     return Progress(text, BarColumn(), count, TimeElapsedColumn())
 
 
-def table_of(measurements: list[Measurement]) -> Table:
+def table_of(measurements: list[Measurement]) -> str:
     """Milliseconds of every library, and the speed-up over torchvision."""
-    table = Table("op", "work", "fastrpn, ms", "torchvision, ms", "gain", "others, ms")
+    rows = []
     for m in measurements:
         others = {k: v for k, v in m.milliseconds.items() if k not in ("fastrpn", "torchvision")}
         speedup, torchvision = m.speedup(), m.milliseconds.get("torchvision")
-        table.add_row(
-            m.op,
-            m.work,
+        cells = [
             f"{m.milliseconds['fastrpn']:.3g}",
             "" if torchvision is None else f"{torchvision:.3g}",
             "" if speedup is None else f"{speedup:.1f}×",
             ", ".join(f"{name} {value:.3g}" for name, value in others.items()),
-        )
-    return table
+        ]
+        rows.append([m.op, m.work, *cells])
+    header = ["op", "work", "fastrpn, ms", "torchvision, ms", "gain", "others, ms"]
+    return table(header, rows, padded=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         for op in ops:
             progress.update(task, description=op)
             found = importlib.import_module(f"benchmarks.{op}").run(quick=options.quick)
-            console.print(table_of(found))
+            console.print(table_of(found), soft_wrap=True, markup=False, highlight=False)
             measurements += found
             progress.advance(task)
 

@@ -17,8 +17,8 @@ import time
 from itertools import islice
 from pathlib import Path
 
+from benchmarks.tables import table
 from fastrpn import distributed
-from fastrpn.analysis import markdown_table
 from fastrpn.data import generate_synthetic, open_dataset
 from fastrpn.training import TrainConfig, Trainer
 
@@ -63,7 +63,7 @@ def launch(options: argparse.Namespace) -> None:
                 "speed-up": round(median / first, 2),
             }
         )
-    print(markdown_table(rows))
+    print(table(list(rows[0]), (row.values() for row in rows), padded=True))
     if options.output:
         names = ("model", "image_size", "batch_size", "steps")
         setting = {name: getattr(options, name) for name in names}

@@ -1,9 +1,12 @@
 """Anchors, objects and head outputs like those of a trained detector, for the benchmarks."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from fastrpn import ops
+from fastrpn.models import AnchorGenerator
 
 # (height, width, stride, anchor sizes) of each level
 C5_LEVEL = [(38, 50, 16, [128, 256, 512])]
@@ -16,12 +19,12 @@ FPN_LEVELS = [
 ]
 
 
-def anchor_grid(height: int, width: int, stride: int, sizes: list[int]) -> Tensor:
+def anchor_grid(
+    height: int, width: int, stride: int, sizes: Sequence[int], convention: str = "torchvision"
+) -> Tensor:
     """`[height * width * sizes * 3, 4]`: each size at aspect ratios 1:2, 1:1 and 2:1."""
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    centre = float(stride) * torch.stack([x, y, x, y], dim=-1)[:, :, None]
-    sides = torch.tensor([[s * r**-0.5, s * r**0.5] for s in sizes for r in (0.5, 1.0, 2.0)])
-    return (centre + torch.cat([-sides / 2, sides / 2], dim=1)).reshape(-1, 4)
+    shapes = [(s * r**-0.5, s * r**0.5) for s in sizes for r in (0.5, 1.0, 2.0)]
+    return AnchorGenerator((), (), [stride], convention, [shapes])([(height, width)])
 
 
 def random_objects(count: int, extent: float, seed: int) -> Tensor:

@@ -5,7 +5,7 @@ A module's docstring is the command's help, `add_options(parser)` declares its o
 that `fastrpn --help` answers at once.
 """
 
-from . import anchors, bench, demo, detect, evaluate, info, proposals, train
+from . import anchors, demo, detect, evaluate, info, proposals, train
 
 COMMANDS = {
     "demo": demo,
@@ -14,6 +14,5 @@ COMMANDS = {
     "detect": detect,
     "proposals": proposals,
     "anchors": anchors,
-    "bench": bench,
     "info": info,
 }

@@ -4,7 +4,6 @@ import json
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -234,10 +233,3 @@ def test_info_knows_every_opencv(modules, kind, monkeypatch):
     installed = {f"opencv{modules}-python{kind}": "4.1"}
     monkeypatch.setattr(info, "_version_of", installed.get)
     assert info._opencv() == "4.1"
-
-
-def test_bench_hands_its_options_on(monkeypatch, capsys):
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    with pytest.raises(SystemExit):
-        main(["bench", "--quick", "--only", "nope", "--output", "x"])
-    assert "--only: unknown ['nope']" in capsys.readouterr().err
