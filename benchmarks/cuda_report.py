@@ -1,18 +1,21 @@
 """Summary and pictures of GPU results: `python -m benchmarks.cuda_report results/<gpu>.json`.
 
-Writes <gpu>.md beside the result file, and a picture for each part that was timed.
+Writes <gpu>.md beside the result file, and a picture for each part that was timed; of a file that a
+cut run left, whatever it holds. Predictions are those for an H100, whatever the GPU.
 """
 
 import json
 import sys
 from pathlib import Path
 
+from benchmarks.cuda_predictions import predicted
+from benchmarks.cuda_sweep.report import sweep_summary
 from benchmarks.cuda_timing import half_type
 from benchmarks.tables import table
 
 LESS = "of torchvision's memory"  # the one quantity of which less is better
-COLUMNS = ["op", "work", "fastrpn, ms", "torchvision, ms", "× torchvision", "of the memory's speed",
-           "memory, MB", "torchvision's, MB"]  # fmt: skip
+COLUMNS = ["op", "work", "fastrpn, ms", "predicted, µs", "measured of it", "torchvision, ms",
+           "× torchvision", "of the memory's speed", "memory, MB", "torchvision's, MB"]  # fmt: skip
 
 
 def measured(row: dict, quantity: str) -> float | None:
@@ -73,11 +76,14 @@ def cells(row: dict, name: str, peer: str, variant: str) -> list[str]:
     has_ours, has_both = name in times, name in times and peer in times
     speedup = f"{times[peer] / times[name]:.1f}" if has_both else ""
     ours = f"{times[name]:.4f} ± {50 * row['spread'][name]:.0f}%" if has_ours else "out of memory"
+    guess = predicted(row["op"], row["work"], name)
     share = notes["limit_milliseconds"] / times[name] if has_ours and not half_type(name) else None
     return [
         row["op"],
         f"… {variant}" if variant else row["work"],
         ours,
+        f"{guess:,.0f}" if guess else "",
+        f"{1e3 * times[name] / guess:.2f}" if guess and has_ours else "",
         f"{times[peer]:.4f}" if peer in times else "",
         "out of memory" if peer in notes["out_of_memory"] else speedup,
         f"{100 * share:.0f}% of {notes['bound']}" if share is not None else "",
@@ -147,6 +153,8 @@ def main(path: Path) -> None:
         if picture:
             pictures[picture] = rows, f"{results['gpu']}\n{versions_of(results)}"
         lines += part_summary(part, results, picture)
+    if "sweep" in whole:
+        lines += sweep_summary(whole["sweep"])
     if "profile" in whole:
         lines += profile_summary(whole["profile"])
     summary = path.with_suffix(".md")

@@ -1,27 +1,34 @@
 #!/usr/bin/env bash
-# Everything that waits for an NVIDIA GPU, offline, with the torch that is installed. Each step ends within
-# 8 minutes and says what it skipped.
+# The first hour of a GPU: everything that waits for one, offline, with the torch that is installed. One GPU is
+# enough. Each step ends within 8 minutes and says what it skipped; what matters most comes first, and each
+# measurement is written when it is taken: a run that is cut leaves what it has.
 #
 #   benchmarks/run_cuda.sh                  all steps
-#   benchmarks/run_cuda.sh test bench       only these, of: build test memcheck racecheck initcheck bench model
-#                                           profile report
+#   benchmarks/run_cuda.sh test bench       only these, of: build test bench sweep model memcheck racecheck
+#                                           profile initcheck
+#   BUDGET=540 benchmarks/run_cuda.sh       ends within 540 seconds: steps are cut short or left out
 #   benchmarks/run_cuda.sh --dry-run [...]  on a machine without a GPU, in a checkout that is built: runs what
 #                                           can run, says what cannot
 #
+# Before any measuring step that has run before is measured again, its part of the results is replaced. A report
+# follows each measuring step.
+#
 # PYTHON names the interpreter, OUT the folder of the results (default: benchmarks/results): <gpu>.json, its
-# summary <gpu>.md and pictures. A dry run leaves its own in build/cuda-dry-run, if OUT says nothing else.
+# summary <gpu>.md, pictures, and <gpu>.log, all that was printed. A dry run leaves its own in
+# build/cuda-dry-run, if OUT says nothing else.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
-LIMIT=480 # seconds of a step
-PROBE=90  # seconds of finding out whether a tool works here
+LIMIT=480           # seconds of a step
+BUDGET=${BUDGET:-0} # seconds of all; 0: as long as it takes
+PROBE=90            # seconds of finding out whether a tool works here
 DRY_RUN=0
 if [[ ${1:-} == --dry-run ]]; then
   DRY_RUN=1
   shift
 fi
-ALL_STEPS=(build test memcheck racecheck initcheck bench model profile report)
+ALL_STEPS=(build test bench sweep model memcheck racecheck profile initcheck)
 STEPS=("$@")
 [[ ${#STEPS[@]} -eq 0 ]] && STEPS=("${ALL_STEPS[@]}")
 FAILED=()
@@ -35,15 +42,6 @@ run() {
     return
   fi
   timeout --kill-after 10 "$left" "$@" || FAILED+=("$*")
-}
-
-# The file of the results, without its suffix.
-results() {
-  if [[ $DRY_RUN == 1 ]]; then
-    echo "${OUT:-build/cuda-dry-run}/dry-run"
-  else
-    echo "${OUT:-benchmarks/results}/$("$PYTHON" -m benchmarks.cuda_results)"
-  fi
 }
 
 step_build() {
@@ -63,6 +61,23 @@ step_test() {
   local device=cuda
   [[ $DRY_RUN == 1 ]] && device=cpu
   run env FASTRPN_TEST_DEVICE=$device "$PYTHON" -m pytest -q -m cuda tests/cuda
+}
+
+# Times beside torchvision's and beside the predictions of benchmarks/cuda_predictions.py.
+step_bench() {
+  run "$PYTHON" -m benchmarks.cuda_ops ops "${MEASURE[@]}"
+  report
+}
+
+step_model() {
+  run "$PYTHON" -m benchmarks.cuda_ops model "${MEASURE[@]}"
+  report
+}
+
+# Other values of the constants that were chosen by counting.
+step_sweep() {
+  run "$PYTHON" -m benchmarks.cuda_sweep "${MEASURE[@]}"
+  report
 }
 
 # Runs a tool of compute-sanitizer on every op in every dtype and layout, without torch's cache of memory,
@@ -85,22 +100,11 @@ step_memcheck() { sanitize memcheck; }
 step_racecheck() { sanitize racecheck; }
 step_initcheck() { sanitize initcheck; }
 
-bench() {
-  local options=(--output "$(results).json")
-  [[ $DRY_RUN == 1 ]] && options+=(--dry-run)
-  run "$PYTHON" -m benchmarks.cuda_ops "$1" "${options[@]}"
-}
-
-step_bench() { bench ops; }
-step_model() { bench model; }
-
 # The time of each kernel by torch's profiler; what limits it by ncu, where that works.
 step_profile() {
-  local file options=()
-  file=$(results)
-  mkdir -p "$(dirname "$file")"
+  local options=()
+  run "$PYTHON" -m benchmarks.cuda_profile "${MEASURE[@]}"
   if [[ $DRY_RUN == 1 ]]; then
-    options+=(--dry-run)
     run "$PYTHON" -m benchmarks.cuda_profile --dry-run --once
     echo "skipped: ncu needs a GPU"
   elif ! command -v ncu > /dev/null; then
@@ -108,15 +112,18 @@ step_profile() {
   elif ! timeout "$PROBE" ncu -c 1 "$PYTHON" -c 'import torch; torch.zeros(1).cuda()'; then
     echo "skipped: ncu does not work on this machine (its message is above)"
   else
-    run ncu --profile-from-start off --set basic --csv --log-file "${file}_ncu.csv" \
+    run ncu --profile-from-start off --set basic --csv --log-file "${FILE}_ncu.csv" \
       "$PYTHON" -m benchmarks.cuda_profile --once
-    options+=(--ncu "${file}_ncu.csv")
+    run "$PYTHON" -m benchmarks.cuda_profile "${MEASURE[@]}" --ncu "${FILE}_ncu.csv"
   fi
-  run "$PYTHON" -m benchmarks.cuda_profile "${options[@]}" --output "$file.json"
+  report
 }
 
-step_report() {
-  run "$PYTHON" -m benchmarks.cuda_report "$(results).json"
+# What has been measured so far, as Markdown and pictures; even where the step had no time left.
+report() {
+  [[ -f $FILE.json ]] || return
+  echo "+ report"
+  timeout --kill-after 10 60 "$PYTHON" -m benchmarks.cuda_report "$FILE.json" || FAILED+=("report")
 }
 
 for step in "${STEPS[@]}"; do
@@ -129,9 +136,26 @@ if [[ $DRY_RUN == 0 ]] && ! "$PYTHON" -c 'import torch; assert torch.cuda.is_ava
   echo "torch finds no GPU: only --dry-run works here"
   exit 2
 fi
+
+# The file of the results, without its suffix.
+if [[ $DRY_RUN == 1 ]]; then
+  FILE=${OUT:-build/cuda-dry-run}/dry-run
+  MEASURE=(--output "$FILE.json" --dry-run)
+else
+  FILE=${OUT:-benchmarks/results}/$("$PYTHON" -m benchmarks.cuda_results)
+  MEASURE=(--output "$FILE.json")
+fi
+mkdir -p "$(dirname "$FILE")"
+exec > >(tee -a "$FILE.log") 2>&1
+
 for step in "${STEPS[@]}"; do
-  echo "== $step"
   DEADLINE=$((SECONDS + LIMIT))
+  if ((BUDGET > 0 && DEADLINE > BUDGET)); then DEADLINE=$BUDGET; fi
+  echo "== $step, after $SECONDS s"
+  if ((SECONDS + 5 > DEADLINE)); then
+    FAILED+=("no time left: $step")
+    continue
+  fi
   "step_$step"
 done
 
@@ -139,4 +163,4 @@ if [[ ${#FAILED[@]} -gt 0 ]]; then
   printf 'failed: %s\n' "${FAILED[@]}"
   exit 1
 fi
-echo "all steps done"
+echo "all steps done in $SECONDS s"

@@ -7,9 +7,19 @@ import torch
 
 pytest.importorskip("torchvision")
 
-from benchmarks import cuda_report, cuda_results  # noqa: E402
+from benchmarks import (  # noqa: E402
+    cuda_cases,
+    cuda_model,
+    cuda_predictions,
+    cuda_report,
+    cuda_results,
+)
 from benchmarks.cuda_ops import as_dict  # noqa: E402
 from benchmarks.cuda_profile import limits_in  # noqa: E402
+from benchmarks.cuda_sweep import __main__ as sweep  # noqa: E402
+from benchmarks.cuda_sweep import cases, constants, library  # noqa: E402
+from benchmarks.cuda_sweep.library import harness  # noqa: E402
+from benchmarks.cuda_sweep.report import lines_of  # noqa: E402
 from benchmarks.cuda_timing import Case, Timer, is_close  # noqa: E402
 
 
@@ -61,3 +71,71 @@ def test_the_limit_that_ncu_names(tmp_path):
     limits = limits_in(log)
     assert limits == {"fill(int)": {"Memory Throughput": 91.5, "Compute (SM) Throughput": 40.2}}
     assert cuda_report.limit_rows(limits) == [["`fill(int)`", "40%", "92%", "Memory Throughput"]]
+
+
+def test_every_row_has_a_prediction_and_no_prediction_lacks_a_row():
+    parts = (*cuda_cases.ALL, *cuda_model.ALL)
+    rows = {
+        (case.op, case.work): {name for name in case.libraries if name.startswith("fastrpn")}
+        for cases in parts
+        for case in cases(False)
+    }
+    assert rows == {row: set(of) for row, of in cuda_predictions.PREDICTED.items()}
+    assert all(value > 0 for of in cuda_predictions.PREDICTED.values() for value in of.values())
+
+
+def test_a_prediction_stands_beside_the_measured_time():
+    row = {"op": "nms", "work": "300 RPN-like @0.7", "milliseconds": {"fastrpn": 0.09}}
+    notes = {"peak_bytes": {}, "out_of_memory": [], "bound": "copy", "limit_milliseconds": 0.01}
+    cells = cuda_report.cells(
+        row | {"spread": {"fastrpn": 0.1}, "notes": notes}, *["fastrpn"] * 2, ""
+    )
+    found = dict(zip(cuda_report.COLUMNS, cells, strict=True))
+    assert found["predicted, µs"] == "45" and found["measured of it"] == "2.00"
+
+
+def instance(constant, values, milliseconds, spread=0.01):
+    return {"constant": constant, "chosen": ["8"] if constant else [], "values": values,
+            "milliseconds": milliseconds, "spread": spread}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "milliseconds, spread, verdict",
+    [(0.5, 0.01, "**16**"), (0.99, 0.001, "stays"), (0.9, 0.3, "stays"), (1.2, 0.01, "stays")],
+)
+def test_a_value_wins_by_more_than_the_spread(milliseconds, spread, verdict):
+    found = [instance(None, [], 1.0), instance("k", ["16"], milliseconds, spread)]
+    (line,) = lines_of({"op": "op", "work": "work", "instances": found})
+    assert line[2] == "k" and line[-1] == verdict
+    assert line[3] == "8: 1000.0 ± 5.0"
+
+
+def test_the_sources_hold_the_chosen_constants():
+    """And each value to try makes other sources."""
+    everything = constants.instances()
+    texts = {instance: tuple(instance.sources().items()) for instance in everything}
+    assert len(set(texts.values())) == len(everything) - len({i.op for i in everything}) + 1
+    assert len({instance.name for instance in everything}) == len(everything)
+
+
+def test_a_constant_that_the_sources_no_longer_hold_is_reported():
+    gone = constants.of_one("nms", "k", "nms/nms_chunk.h", "constexpr int kGone = {};", "1", "2")
+    with pytest.raises(ValueError, match=r"kGone = 1;' occurs 0 times"):
+        constants.Instance("nms", gone, ("2",)).sources()
+
+
+@pytest.mark.skipif(harness.why_unavailable() is not None, reason=str(harness.why_unavailable()))
+def test_an_instance_runs_on_the_cpu_and_a_wrong_one_is_noticed():
+    everything = [i for i in constants.instances(is_dry=True) if i.op == "box_iou"]
+    libraries = {i: library.Library(path) for i, path in library.build(everything, True).items()}
+    (case,) = cases.box_iou_cases(is_dry=True)
+    row = sweep.row_of(case, libraries, Timer("cpu"))
+    assert [x["values"] for x in row["instances"]] == [list(i.values) for i in everything]
+    wrong = {"iou": case.expected(case.inputs)["iou"] + 1e-6}
+    libraries[everything[0]].give(case.inputs)
+    with pytest.raises(AssertionError, match="iou differs from fastrpn's"):
+        sweep.check(libraries[everything[0]], wrong, everything[0], case)
+    del case.inputs["boxes2"]
+    libraries[everything[1]].give(case.inputs)
+    with pytest.raises(RuntimeError, match="no input is named boxes2"):
+        libraries[everything[1]].run()

@@ -111,7 +111,13 @@ void* Run::output(const char* name, const char* type, std::vector<int64_t> shape
   return device;
 }
 
+void Run::report(const char* name, int64_t value) {
+  cuda_on_cpu::copy_to_device(output(name, "i8", {}), &value, sizeof(value));
+}
+
 void* Run::workspace(size_t bytes) { return allocate(bytes, 0); }
+
+fastrpn::Stream Run::stream() const { return reinterpret_cast<fastrpn::Stream>(uintptr_t(0x5742)); }
 
 void Run::check(fastrpn::Status status) const {
   if (status != nullptr) stop(status);

@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     __syncthreads();
     if (thread < 32) {
-      best = {scores[thread], indices[thread]};
+      best = thread < kThreads / 32 ? Best<C>{scores[thread], indices[thread]} : Best<C>{0, -1};
       best.reduce();
       if (thread == 0) {
         scores[0] = best.score;
