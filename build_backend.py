@@ -16,6 +16,9 @@ from setuptools.build_meta import *  # noqa: F403
 from setuptools.build_meta import get_requires_for_build_wheel as _requires_for_build_wheel
 
 OLDEST_TORCH = (2, 10)
+# Where no GPU says what it needs: machine code from Turing to Hopper (a T4 is 75; 80 serves 86 and
+# 89), and PTX that the driver compiles for what is newer.
+DEFAULT_CUDA_ARCHS = "75-real;80-real;90"
 
 
 def find_torch() -> Path | None:

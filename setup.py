@@ -1,7 +1,7 @@
 """Drives CMakeLists.txt with Ninja. Metadata is in pyproject.toml.
 
 FASTRPN_CUDA=0|1|auto   compile the CUDA kernels: never, always, or (default) when nvcc is found
-FASTRPN_CUDA_ARCHS      e.g. "80;90"; default: the GPUs of this machine, else 80 and 90 with PTX
+FASTRPN_CUDA_ARCHS      e.g. "86;120"; default: the GPUs of this machine, else 75, 80, 90 and PTX
 MAX_JOBS                how many compilers run at once
 """
 
@@ -17,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
-from build_backend import find_torch  # noqa: E402
+from build_backend import DEFAULT_CUDA_ARCHS, find_torch  # noqa: E402
 
 
 def find_tool(name: str) -> str:
@@ -53,7 +53,7 @@ def cuda_archs() -> str:
     except (OSError, subprocess.CalledProcessError):
         found = []
     present = sorted({f"{capability.replace('.', '')}-real" for capability in found})
-    return ";".join(present) or "80-real;90"
+    return ";".join(present) or DEFAULT_CUDA_ARCHS
 
 
 class CMakeBuild(build_ext):

@@ -10,9 +10,6 @@
 #   benchmarks/run_cuda.sh --dry-run [...]  on a machine without a GPU, in a checkout that is built: runs what
 #                                           can run, says what cannot
 #
-# Before any measuring step that has run before is measured again, its part of the results is replaced. A report
-# follows each measuring step.
-#
 # PYTHON names the interpreter, OUT the folder of the results (default: benchmarks/results): <gpu>.json, its
 # summary <gpu>.md, pictures, and <gpu>.log, all that was printed. A dry run leaves its own in
 # build/cuda-dry-run, if OUT says nothing else.

@@ -1,6 +1,6 @@
-// Runs an instance's op on tensors that Python names: the Run of tests/cuda_on_cpu/runner.h over memory of the
-// caller, so that the ops' own run_<op>.cpp hand over the arguments here as there. With nvcc on a GPU; with
-// FASTRPN_CUDA_ON_CPU on the harness, without its sanitizers.
+// Runs an instance's op on tensors that Python names: the Run of tests/cuda_on_cpu/runner.h over memory of
+// the caller, so that the ops' own run_<op>.cpp hand over the arguments here as there. With nvcc on a GPU;
+// with FASTRPN_CUDA_ON_CPU on the harness, without its sanitizers.
 #include <cstring>
 #include <map>
 #include <stdexcept>
@@ -28,7 +28,7 @@ struct Buffer {
   size_t bytes;
 };
 
-std::map<std::string, Tensor> tensors;      // shape and type of what Python gave, small ones with their bytes
+std::map<std::string, Tensor> tensors;  // shape and type of what Python gave, small ones with their bytes
 std::map<std::string, void*> device_memory;  // where it lies
 std::vector<Output> outputs;                 // of the last run
 std::vector<Buffer> buffers;                 // outputs and workspaces, kept from run to run
@@ -44,7 +44,9 @@ size_t byte_count(const std::string& type, const std::vector<int64_t>& shape) {
 #if defined(FASTRPN_CUDA_ON_CPU)
 void* device_malloc(size_t bytes) { return cuda_on_cpu::device_malloc(bytes); }
 void device_free(void* memory) { cuda_on_cpu::device_free(memory); }
-void copy_to_host(void* to, const void* from, size_t bytes) { cuda_on_cpu::copy_from_device(to, from, bytes); }
+void copy_to_host(void* to, const void* from, size_t bytes) {
+  cuda_on_cpu::copy_from_device(to, from, bytes);
+}
 void begin_run(fastrpn::Stream stream) { cuda_on_cpu::expect_stream(stream); }
 #else
 void check_cuda(cudaError_t status) {
@@ -122,8 +124,8 @@ void Run::check(fastrpn::Status status) const {
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
 // `bytes`: the elements on the host, for tensors that the launch reads there; null for others.
-EXPORTED void set_input(const char* name, const char* type, int dimensions, const int64_t* shape, void* device,
-                        const char* bytes) {
+EXPORTED void set_input(const char* name, const char* type, int dimensions, const int64_t* shape,
+                        void* device, const char* bytes) {
   Tensor tensor{type, {shape, shape + dimensions}, {}};
   if (bytes != nullptr) tensor.bytes.assign(bytes, bytes + byte_count(type, tensor.shape));
   tensors[name] = tensor;

@@ -16,8 +16,9 @@ void check_driver() {
   int driver = 0;
   cudaDriverGetVersion(&driver);
   STD_TORCH_CHECK(driver / 1000 >= CUDART_VERSION / 1000, "fastrpn was built with CUDA ",
-                  CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10,
-                  ", but the NVIDIA driver supports only CUDA ", driver / 1000, ".", driver % 1000 / 10,
+                  CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10, ", which needs the NVIDIA driver ",
+                  CUDART_VERSION >= 13000 ? 580 : 525, " or newer, but the one here supports only CUDA ",
+                  driver / 1000, ".", driver % 1000 / 10,
                   ": update the driver, or rebuild fastrpn with an older CUDA toolkit");
 }
 
@@ -40,6 +41,7 @@ Stream current_stream(const Tensor& tensor) {
 }
 
 void check_status(Status status, const char* op) {
+  if (status != nullptr) check_driver();  // an older one refuses every call
   STD_TORCH_CHECK(status == nullptr, op, ": CUDA error: ", status);
 }
 
