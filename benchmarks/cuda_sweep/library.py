@@ -42,10 +42,8 @@ def build(instances: list[Instance], is_dry: bool) -> dict[Instance, Path]:
         plan += edges(instance, folder, [f"shared/{source.name}.o" for source in shared])
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "build.ninja", "\n".join([*plan, ""]))
-    command = [sys.executable, "-m", "ninja", "-C", str(folder), "-k", "0"]
-    if shutil.which("ninja"):
-        command = [shutil.which("ninja"), *command[3:]]
-    done = subprocess.run(command, capture_output=True, text=True)
+    ninja = [shutil.which("ninja")] if shutil.which("ninja") else [sys.executable, "-m", "ninja"]
+    done = subprocess.run([*ninja, "-C", folder, "-k", "0"], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"the instances do not compile:\n{done.stdout[-6000:]}{done.stderr}")
     return {instance: folder / f"{instance.name}.so" for instance in instances}
