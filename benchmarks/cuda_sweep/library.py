@@ -23,6 +23,11 @@ HERE = Path(__file__).resolve().parent
 BUILD = harness.ROOT / "build" / "cuda_sweep"
 HARNESS = [harness.HERE / name for name in harness.HARNESS if name != "runner.cpp"]
 HARNESS.append(HERE / "no_sanitizer.cpp")
+# run_<op>.cpp names the op's CPU kernel, too.
+CPU_COMPILER = (
+    f"{harness.compiler_path()} -std=c++17 -O1 -fPIC -fvisibility=hidden -I{harness.ROOT / 'csrc'} "
+    "-DFASTRPN_SIMD_LEVEL=generic -Wno-psabi"
+)
 ON_HOST = 64  # tensors with at most as many elements are given to the launch on the host, too
 
 
@@ -36,8 +41,13 @@ def build(instances: list[Instance], is_dry: bool) -> dict[Instance, Path]:
     """
     folder = BUILD / ("cpu" if is_dry else "cuda")
     plan = cpu_rules() if is_dry else cuda_rules()
-    shared = [*(HARNESS if is_dry else [CORE / "device_sort.cu"]), HERE / "run_instance.cpp"]
-    plan += [f"build shared/{source.name}.o: host {source}" for source in shared]
+    shared = [*(HARNESS if is_dry else []), CORE / "device_sort.cu", HERE / "run_instance.cpp"]
+    for source in shared:
+        kind = "kernel" if source.suffix == ".cu" else "host"
+        plan += [f"build shared/{source.name}.o: {kind} {source}", f"  changed = {CORE.parent}"]
+    plan += rule("cpu", f"{CPU_COMPILER} -MMD -MF $out.d -c $in -o $out")
+    for op in {instance.op for instance in instances}:
+        plan += [f"build {source.stem}.o: cpu {source}" for source in harness.cpu_sources(op)]
     for instance in instances:
         plan += edges(instance, folder, [f"shared/{source.name}.o" for source in shared])
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,9 +79,9 @@ def cuda_rules() -> list[str]:
         raise RuntimeError("the sweep needs nvcc")
     arch = os.environ.get("FASTRPN_SWEEP_ARCH", "native")
     flags = f"-std=c++17 -O3 --fmad=false -arch={arch} -Xcompiler=-fPIC,-fvisibility=hidden"
-    compiler = f"{launcher} {nvcc} {flags} -I{harness.ROOT / 'csrc'} -I{harness.HERE}"
+    compiler = f"{launcher} {nvcc} {flags} -I{harness.ROOT / 'csrc'}"
     return [
-        *rule("host", f"{compiler} -MD -MF $out.d -c $in -o $out"),
+        *rule("host", f"{compiler} -I{harness.HERE} -MD -MF $out.d -c $in -o $out"),
         *rule("kernel", f"{compiler} -I$changed -MD -MF $out.d -c $in -o $out"),
         "rule link",
         # A torch that has loaded its own CUDA runtime must not lend it to the instances.
@@ -93,11 +103,13 @@ def edges(instance: Instance, folder: Path, shared: list[str]) -> list[str]:
         write(changed / "core" / file, text)
     source = (changed / "core" if kernel in sources else CORE) / kernel
     run = f"run_{instance.op}.cpp"
+    objects = [f"{name}.o", f"{name}_run.o", *shared]
+    objects += [f"{source.stem}.o" for source in harness.cpu_sources(instance.op)]
     return [
         f"build {name}.o: kernel {source}",
         f"  changed = {changed}",
         f"build {name}_run.o: host {harness.HERE / run}",
-        f"build {name}.so: link {name}.o {name}_run.o {' '.join(shared)}",
+        f"build {name}.so: link {' '.join(objects)}",
     ]
 
 

@@ -45,8 +45,9 @@ FASTRPN_HD T box_area(const Box<T>& box) {
 // Area common to both boxes, 0 if they do not meet.
 template <typename T>
 FASTRPN_HD T box_intersection(const Box<T>& a, const Box<T>& b) {
-  const T width = max_of(T{}, min_of(a.x2, b.x2) - max_of(a.x1, b.x1));
-  const T height = max_of(T{}, min_of(a.y2, b.y2) - max_of(a.y1, b.y1));
+  // In this order: -0 becomes 0, so that a quotient by a negative union has the same sign everywhere.
+  const T width = max_of(min_of(a.x2, b.x2) - max_of(a.x1, b.x1), T{});
+  const T height = max_of(min_of(a.y2, b.y2) - max_of(a.y1, b.y1), T{});
   return width * height;
 }
 

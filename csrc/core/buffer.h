@@ -1,4 +1,5 @@
 // Scratch memory of a CPU kernel: uninitialised, aligned to cache lines, freed at the end of the scope.
+// Throws std::bad_alloc where there is not that much, or no number of bytes for it.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,7 @@ template <typename T>
 class Buffer {
  public:
   explicit Buffer(int64_t size)
-      : data_(static_cast<T*>(::operator new(size_t(size) * sizeof(T), std::align_val_t(64)))) {}
+      : data_(static_cast<T*>(::operator new(bytes_of(size), std::align_val_t(64)))) {}
   ~Buffer() { ::operator delete(data_, std::align_val_t(64)); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -22,6 +23,12 @@ class Buffer {
   const T& operator[](int64_t i) const { return data_[i]; }
 
  private:
+  static size_t bytes_of(int64_t size) {
+    size_t bytes;
+    const bool fits = !__builtin_mul_overflow(size, sizeof(T), &bytes) && bytes < size_t(PTRDIFF_MAX);
+    return fits ? bytes : size_t(PTRDIFF_MAX) / 64 * 64;
+  }
+
   T* data_;
 };
 

@@ -4,8 +4,8 @@
 //
 // Kernels live in an anonymous namespace and use no CUDA feature beyond what tests/cuda_on_cpu/cuda_on_cpu.h
 // offers; CUDA-only spellings are the two macros below:
-//   FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...) starts a kernel. A kernel name
-//     with template commas goes in parentheses.
+//   FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...) starts a kernel; its value is the
+//     Status of that. A kernel name with template commas goes in parentheses.
 //   FASTRPN_DYNAMIC_SHARED(type, name) declares `type* name`, the block's dynamic shared memory.
 #pragma once
 
@@ -17,7 +17,7 @@
 #else
 #include <cuda_runtime.h>
 #define FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
+  (kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__), ::fastrpn::launch_status())
 #define FASTRPN_DYNAMIC_SHARED(type, name)                               \
   extern __shared__ __align__(16) unsigned char fastrpn_shared_memory[]; \
   type* const name = reinterpret_cast<type*>(fastrpn_shared_memory)
@@ -28,11 +28,15 @@ namespace fastrpn {
 // Blocks of a grid.
 constexpr int64_t kMaxGridX = (int64_t(1) << 31) - 1, kMaxGridYZ = 65535;
 
-// What the launches so far have come to, as launch functions report it.
-inline Status launch_status() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+// What a runtime call has come to. Its error does not stay behind, for the next call to report.
+[[nodiscard]] inline Status status_of(cudaError_t error) {
+  if (error == cudaSuccess) return nullptr;
+  cudaGetLastError();
+  return cudaGetErrorString(error);
 }
+
+// What the last launch has come to.
+[[nodiscard]] inline Status launch_status() { return status_of(cudaGetLastError()); }
 
 template <typename T>
 struct TypeTag {

@@ -1,4 +1,4 @@
-// Sorting on the device, behind one function: CUB in device_sort.cu, std::stable_sort in the CPU harness.
+// Sorting on the device, behind one function, since CUB's headers take most of a kernel's compile time.
 #pragma once
 
 #include <cstddef>
@@ -9,9 +9,10 @@
 
 namespace fastrpn {
 
-// Stable sort of `count` < 2^31 pairs by ascending key, of which only the bits [0, key_bits) are compared.
-// The inputs are not changed. `workspace` has device_sort_workspace_bytes(count) bytes.
-size_t device_sort_workspace_bytes(int64_t count);
+// Stable sort of `count` pairs by ascending key, of which only the bits [0, key_bits) are compared. The
+// inputs are not changed. `workspace` has as many bytes as device_sort_workspace_bytes says. Both report an
+// error of CUDA, and 2^31 pairs or more.
+Status device_sort_workspace_bytes(int64_t count, size_t* bytes);
 Status device_sort(void* workspace, const uint64_t* keys, uint64_t* sorted_keys, const uint32_t* values,
                    uint32_t* sorted_values, int64_t count, int key_bits, Stream stream);
 

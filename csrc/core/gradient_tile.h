@@ -11,7 +11,8 @@
 namespace fastrpn {
 
 constexpr int kTile = 8;
-constexpr int kTileBytes = 32 << 10;  // shared memory of a tile
+constexpr int64_t kMostBins = 1 << 24;  // of a RoI; forward has no larger ones
+constexpr int kTileBytes = 32 << 10;    // shared memory of a tile
 
 // Channels, and threads, of a block that sums in type C.
 template <typename C>
@@ -35,9 +36,12 @@ inline int64_t tiles_of(int64_t height, int64_t width) {
 }
 
 // Why a backward of that size cannot be launched, or null. `tiles`: of an image, on all its levels.
-inline Status backward_limits(int64_t batch, int64_t channels, int64_t tiles) {
+inline Status backward_limits(int64_t batch, int64_t channels, int64_t pooled_height, int64_t pooled_width,
+                              int64_t tiles) {
   if (batch > kMaxGridYZ) return "more than 65535 images";
   if (channels > kMaxGridYZ * kTileChannels<double>) return "more than 4194240 channels";
+  if (max(pooled_height, pooled_width) > kMostBins || pooled_height * pooled_width > kMostBins)
+    return "more than 2^24 bins of a RoI";
   if (tiles > kMaxGridX) return "more than 2^37 cells of an image";
   return nullptr;
 }

@@ -1,5 +1,6 @@
 // Cuts one block of device memory into arrays. A kernel family describes its arrays once, in a function that
 // takes a cursor: with a null base it measures how much is needed, with the caller's memory it hands it out.
+// What would not fit into an address space counts as kMost bytes, which nobody can allocate.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +19,10 @@ class WorkspaceCursor {
   template <typename T>
   T* take(int64_t count) {
     T* array = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + bytes_);
-    const size_t end = bytes_ + size_t(count) * sizeof(T);
-    bytes_ = (end + kRedZone + 255) / 256 * 256;
+    size_t end;
+    if (__builtin_mul_overflow(count, sizeof(T), &end) || end > kMost - bytes_) end = kMost - bytes_;
+    end += bytes_;
+    bytes_ = end < kMost - kRedZone - 255 ? (end + kRedZone + 255) / 256 * 256 : kMost;
 #if defined(FASTRPN_CUDA_ON_CPU)
     if (base_ != nullptr) cuda_on_cpu::add_red_zone(base_ + end, base_ + bytes_);
 #endif
@@ -27,6 +30,11 @@ class WorkspaceCursor {
   }
 
   size_t bytes() const { return bytes_; }
+
+  // Where memory begins that only the caller of all this knows the size of.
+  void* rest() const { return base_ == nullptr ? nullptr : base_ + bytes_; }
+
+  static constexpr size_t kMost = size_t(PTRDIFF_MAX) / 256 * 256;
 
  private:
 #if defined(FASTRPN_CUDA_ON_CPU)

@@ -18,10 +18,11 @@ void launch_cpu(const GenerateProposalsArgs& args, const Tensor&) {
 #if defined(FASTRPN_WITH_CUDA)
 void launch_cuda(const GenerateProposalsArgs& args, const Tensor& objectness) {
   const torch::stable::accelerator::DeviceGuard guard(objectness.get_device_index());
-  Tensor workspace =
-      new_empty_tensor({int64_t(generate_proposals_workspace_bytes(args))}, ScalarType::Byte, objectness);
-  check_status(generate_proposals_cuda(args, workspace.mutable_data_ptr(), current_stream(objectness)),
-               "generate_proposals");
+  const Stream stream = current_stream(objectness);  // first: it says what is wrong with a driver
+  size_t bytes = 0;
+  check_status(generate_proposals_workspace_bytes(args, &bytes), "generate_proposals");
+  Tensor workspace = new_empty_tensor({int64_t(bytes)}, ScalarType::Byte, objectness);
+  check_status(generate_proposals_cuda(args, workspace.mutable_data_ptr(), stream), "generate_proposals");
 }
 #endif
 

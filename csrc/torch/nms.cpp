@@ -19,8 +19,11 @@ void launch_cpu(const NmsArgs& args, const Tensor&) { FASTRPN_CPU(nms_cpu)(args,
 #if defined(FASTRPN_WITH_CUDA)
 void launch_cuda(const NmsArgs& args, const Tensor& boxes) {
   const torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
-  Tensor workspace = new_empty_tensor({int64_t(nms_workspace_bytes(args))}, ScalarType::Byte, boxes);
-  check_status(nms_cuda(args, workspace.mutable_data_ptr(), current_stream(boxes)), "nms");
+  const Stream stream = current_stream(boxes);  // first: it says what is wrong with a driver
+  size_t bytes = 0;
+  check_status(nms_workspace_bytes(args, &bytes), "nms");
+  Tensor workspace = new_empty_tensor({int64_t(bytes)}, ScalarType::Byte, boxes);
+  check_status(nms_cuda(args, workspace.mutable_data_ptr(), stream), "nms");
 }
 #endif
 

@@ -90,7 +90,7 @@ def soft_nms(
         indices.append(best)
         selected.append(alive[best].to(scores.dtype))
         if method == "linear":
-            weight = torch.where(iou[best] > iou_threshold, 1 - iou[best], 1.0)
+            weight = torch.where(iou[best].double() > iou_threshold, 1 - iou[best], 1.0)
         else:
             weight = torch.where(iou[best] > 0, torch.exp(-(iou[best] ** 2) / sigma), 1.0)
         alive = alive * weight

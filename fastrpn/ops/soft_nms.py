@@ -34,7 +34,7 @@ def soft_nms(
         scores: `[N]`, dtype and device of `boxes`; those that are not positive take no part.
         method: "linear" or "gaussian".
         sigma: width of the gaussian.
-        iou_threshold: of the linear method.
+        iou_threshold: of the linear method; IoUs are compared with it as doubles, as in `nms`.
         score_threshold: at least 0.
 
     Returns:

@@ -29,8 +29,9 @@
 // Dynamic shared memory is a heap block of exactly the size that was asked for at the launch.
 #define FASTRPN_DYNAMIC_SHARED(type, name) \
   type* const name = static_cast<type*>(cuda_on_cpu::dynamic_shared())
-#define FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  cuda_on_cpu::launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                   \
+  (cuda_on_cpu::launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__), \
+   ::fastrpn::launch_status())
 
 // ---- vector types and built-in variables ----------------------------------------------------------------
 struct uint3 {
@@ -65,6 +66,19 @@ extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
+// ---- errors -------------------------------------------------------------------------------------------
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInjected = 999 };
+cudaError_t cudaPeekAtLastError();
+cudaError_t cudaGetLastError();  // and forgets it
+const char* cudaGetErrorString(cudaError_t error);
+
+namespace cuda_on_cpu {
+// Every runtime call begins with this. It fails where faults.h says so, and leaves its error pending.
+cudaError_t begin_call();
+// As a call that fails does: leaves `error` pending and returns it.
+cudaError_t set_last_error(cudaError_t error);
+}  // namespace cuda_on_cpu
+
 // ---- scheduler ------------------------------------------------------------------------------------------
 namespace cuda_on_cpu {
 
@@ -89,6 +103,7 @@ void copy_to_device(void* device, const void* host, size_t bytes);
 void copy_from_device(void* host, const void* device, size_t bytes);
 // Every launch must name this stream.
 void expect_stream(const void* stream);
+void check_stream(const void* stream);
 
 class DeviceAccess {  // while it lives, the host may touch device memory
  public:
@@ -113,6 +128,7 @@ int lane();
 template <typename... P, typename... A>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
             const void* stream, A&&... arguments) {
+  if (begin_call() != cudaSuccess) return;
   struct Call {
     void (*kernel)(P...);
     std::tuple<P...> parameters;
@@ -250,12 +266,9 @@ inline double min(double a, double b) { return fmin(a, b); }
 inline double max(double a, double b) { return fmax(a, b); }
 
 // ---- runtime calls ------------------------------------------------------------------------------------
-enum cudaError_t { cudaSuccess = 0 };
 enum cudaMemcpyKind { cudaMemcpyDeviceToDevice = 3 };
 using cudaStream_t = struct CUstream_st*;
 
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }  // a bad launch has already ended the process
-inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
 cudaError_t cudaMemsetAsync(void* device, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);

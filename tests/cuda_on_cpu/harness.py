@@ -36,7 +36,7 @@ NAMES = (
     "roi_align",
 )
 ALSO = {"generate_proposals": ["nms_cuda.o"]}  # kernels that call others
-HARNESS = ("fiber.cpp", "scheduler.cpp", "memory.cpp", "device_sort.cpp", "runner.cpp")
+HARNESS = ("fiber.cpp", "scheduler.cpp", "memory.cpp", "faults.cpp", "runner.cpp")
 
 TYPES = {
     torch.float16: "f2",
@@ -51,14 +51,25 @@ TYPES = {
 DTYPES = {code: dtype for dtype, code in TYPES.items() if dtype != torch.bool}
 
 COMMON_FLAGS = ["-std=c++17", "-g", "-Wall", f"-I{ROOT / 'csrc'}", f"-I{HERE}"]
-KERNEL_FLAGS = [
+SANITIZED = [
     *COMMON_FLAGS,
     "-O1",
-    "-DFASTRPN_CUDA_ON_CPU",
-    "-Wno-unknown-pragmas",
     "-ffp-contract=off",
     "-fsanitize=address,undefined,float-cast-overflow",
     "-fno-sanitize-recover=all",
+]
+KERNEL_FLAGS = [
+    *SANITIZED,
+    "-DFASTRPN_CUDA_ON_CPU",
+    "-Wno-unknown-pragmas",
+    "-Werror=unused-result",  # a launch whose status nobody looks at
+]
+CPU_FLAGS = [
+    *SANITIZED,
+    "-DFASTRPN_SIMD_LEVEL=generic",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-psabi",
 ]
 LINK_FLAGS = ["-fsanitize=address,undefined", "--coverage", "-ldl"]
 
@@ -119,8 +130,11 @@ def build_plan() -> str:
         plan.extend([f"build {target}: compile {source}", f"  flags = {' '.join(flags)}"])
 
     for file in HARNESS:
-        compile_to(f"{file}.o", HERE / file, [*COMMON_FLAGS, "-O2"])
+        compile_to(f"{file}.o", HERE / file, [*COMMON_FLAGS, "-DFASTRPN_CUDA_ON_CPU", "-O2"])
+    compile_to("device_sort.o", ROOT / "csrc" / "core" / "device_sort.cu", KERNEL_FLAGS)
     for name in NAMES:
+        for source in cpu_sources(name):
+            compile_to(f"{source.stem}.o", source, CPU_FLAGS)
         compile_to(f"{name}_cuda.o", kernel_source(name), [*KERNEL_FLAGS, "--coverage"])
         compile_to(f"run_{name}.o", HERE / f"run_{name}.cpp", KERNEL_FLAGS)
         plan.append(f"build run_{name}: link {' '.join(objects_of(name))}")
@@ -131,9 +145,15 @@ def kernel_source(name: str) -> Path:
     return (HERE if name == "self_test" else ROOT / "csrc" / "core" / name) / f"{name}_cuda.cu"
 
 
+def cpu_sources(name: str) -> list[Path]:
+    return sorted((ROOT / "csrc" / "core" / name).glob("*_cpu.cpp"))
+
+
 def objects_of(name: str) -> list[str]:
     harness = [f"{file}.o" for file in HARNESS]
-    return [*harness, *ALSO.get(name, []), f"run_{name}.o", f"{name}_cuda.o"]
+    cpu = [f"{source.stem}.o" for source in cpu_sources(name)]
+    also = ALSO.get(name, [])
+    return [*harness, *also, *cpu, "device_sort.o", f"run_{name}.o", f"{name}_cuda.o"]
 
 
 def build_mutant(op: str, file: str, old: str, new: str, name: str) -> Path:
@@ -148,6 +168,7 @@ def build_mutant(op: str, file: str, old: str, new: str, name: str) -> Path:
     kernels = mutant if file == f"{op}_cuda.cu" else kernel_source(op)
     objects = [build() / file for file in objects_of(op)[:-1]]
     flags = [f"-I{out}", *KERNEL_FLAGS]  # the mutant before the original
+    flags.remove("-Werror=unused-result")  # a mistake may be just that
     command = [compiler_path(), *flags, "-x", "c++", kernels, "-x", "none", *objects]
     subprocess.run([*command, "-o", out / "run", *LINK_FLAGS], check=True)
     return out / "run"
@@ -157,7 +178,10 @@ def run(op: str | Path, **inputs) -> dict[str, torch.Tensor]:
     """Runs an op (or the executable of a mutant) on tensors and numbers, and returns its outputs.
 
     `seeds` is the number of thread orders to try, `misalign` the elements by which every tensor is
-    moved off its 16-byte alignment. Raises HarnessError if harness, sanitizers or the op object.
+    moved off its 16-byte alignment. Raises HarnessError if harness, sanitizers or the op object,
+    and if the op's CPU kernel gives other bits. `fail_calls` lets each CUDA call of the op fail
+    once, `fail_allocations` each allocation of the CPU kernel; how many there were is in the
+    outputs "calls" and "allocations".
     """
     executable = op if isinstance(op, Path) else build() / f"run_{op}"
     with tempfile.TemporaryDirectory() as scratch:
@@ -170,7 +194,7 @@ def run(op: str | Path, **inputs) -> dict[str, torch.Tensor]:
             errors="replace",
             env={
                 **os.environ,
-                "ASAN_OPTIONS": "detect_leaks=0",
+                "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
                 "UBSAN_OPTIONS": "print_stacktrace=1",
             },
             timeout=300,

@@ -142,6 +142,7 @@ void check_stream(const void* stream) {
 
 cudaError_t cudaMemsetAsync(void* device, int value, size_t bytes, cudaStream_t stream) {
   cuda_on_cpu::check_stream(stream);
+  if (cuda_on_cpu::begin_call() != cudaSuccess) return cudaPeekAtLastError();
   cuda_on_cpu::DeviceAccess access;
   cuda_on_cpu::check_device_range(device, bytes);
   memset(device, value, bytes);
@@ -150,6 +151,7 @@ cudaError_t cudaMemsetAsync(void* device, int value, size_t bytes, cudaStream_t 
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   cuda_on_cpu::check_stream(stream);
+  if (cuda_on_cpu::begin_call() != cudaSuccess) return cudaPeekAtLastError();
   cuda_on_cpu::DeviceAccess access;
   cuda_on_cpu::check_device_range(to, bytes);
   cuda_on_cpu::check_device_range(from, bytes);

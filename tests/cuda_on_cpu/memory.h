@@ -16,6 +16,4 @@ struct SharedVariable {
 };
 std::vector<SharedVariable>& shared_variables();
 
-void check_stream(const void* stream);
-
 }  // namespace cuda_on_cpu

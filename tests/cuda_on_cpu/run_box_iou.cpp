@@ -9,5 +9,8 @@ void run_op(Run& run) {
   args.n = run.dim("boxes1", 0);
   args.m = run.dim("boxes2", 0);
   args.iou = run.output("iou", args.dtype == fastrpn::DType::float64 ? "f8" : "f4", {args.n, args.m});
+  if (run.on_cpu()) {
+    return run.call_cpu([&](auto& threads) { FASTRPN_CPU(box_iou_cpu)(args, threads); });
+  }
   run.check(fastrpn::box_iou_cuda(args, run.stream()));
 }

@@ -25,6 +25,11 @@ void run_op(Run& run) {
   args.proposals = run.output("proposals", type, {args.batch, args.post_nms_top_n, 4});
   args.scores = run.output("scores", type, {args.batch, args.post_nms_top_n});
   args.counts = static_cast<int64_t*>(run.output("counts", "i8", {args.batch}));
-  void* workspace = run.workspace(fastrpn::generate_proposals_workspace_bytes(args));
+  if (run.on_cpu()) {
+    return run.call_cpu([&](auto& threads) { FASTRPN_CPU(generate_proposals_cpu)(args, threads); });
+  }
+  size_t bytes = 0;
+  run.check(fastrpn::generate_proposals_workspace_bytes(args, &bytes));
+  void* workspace = run.workspace(bytes);
   run.check(fastrpn::generate_proposals_cuda(args, workspace, run.stream()));
 }

@@ -19,6 +19,9 @@ void run_op(Run& run) {
   const std::vector<int64_t> shape = {args.batch, args.num_anchors};
   args.matched_gt = static_cast<int64_t*>(run.output("matched_gt", "i8", shape));
   args.max_iou = run.output("max_iou", args.dtype == fastrpn::DType::float64 ? "f8" : "f4", shape);
+  if (run.on_cpu()) {
+    return run.call_cpu([&](auto& threads) { FASTRPN_CPU(match_anchors_cpu)(args, threads); });
+  }
   void* workspace = run.workspace(fastrpn::match_anchors_workspace_bytes(args));
   run.check(fastrpn::match_anchors_cuda(args, workspace, run.stream()));
 }

@@ -3,12 +3,14 @@
 
 // What a problem would need, without running it.
 static void report_workspace(Run& run, fastrpn::NmsArgs args) {
+  if (run.on_cpu()) return;
   args.batch = run.integer("batch");
   args.n = args.max_output = run.integer("n");
   const int64_t some_group = 0;
   args.groups = &some_group;
-  const auto bytes = static_cast<int64_t>(fastrpn::nms_workspace_bytes(args));
-  run.report("workspace_bytes", bytes);
+  size_t bytes = 0;
+  run.check(fastrpn::nms_workspace_bytes(args, &bytes));
+  run.report("workspace_bytes", int64_t(bytes));
 }
 
 void run_op(Run& run) {
@@ -27,6 +29,11 @@ void run_op(Run& run) {
   args.max_output = run.integer("max_output");
   args.indices = static_cast<int64_t*>(run.output("indices", "i8", {args.batch, args.max_output}));
   args.kept = static_cast<int64_t*>(run.output("kept", "i8", {args.batch}));
-  void* workspace = run.workspace(fastrpn::nms_workspace_bytes(args));
+  if (run.on_cpu()) {
+    return run.call_cpu([&](auto& threads) { FASTRPN_CPU(nms_cpu)(args, threads); });
+  }
+  size_t bytes = 0;
+  run.check(fastrpn::nms_workspace_bytes(args, &bytes));
+  void* workspace = run.workspace(bytes);
   run.check(fastrpn::nms_cuda(args, workspace, run.stream()));
 }

@@ -35,6 +35,9 @@ static void forward(Run& run) {
   }
   args.output = run.output("output", run.tensor("features0").type.c_str(),
                            {args.num_rois * args.channels * args.pooled_height * args.pooled_width});
+  if (run.on_cpu()) {
+    return run.call_cpu([&](auto& threads) { FASTRPN_CPU(roi_align_cpu)(args, threads); });
+  }
   void* workspace = run.workspace(fastrpn::roi_align_workspace_bytes(args));
   run.check(fastrpn::roi_align_cuda(args, workspace, run.stream()));
 }
@@ -49,6 +52,9 @@ static void backward(Run& run) {
     args.grad_features[level] =
         run.output(("grad_features" + std::to_string(level)).c_str(), run.tensor("grad_output").type.c_str(),
                    {maps * map.height * map.width});
+  }
+  if (run.on_cpu()) {
+    return run.call_cpu([&](auto& threads) { FASTRPN_CPU(roi_align_backward_cpu)(args, threads); });
   }
   void* workspace = run.workspace(fastrpn::roi_align_backward_workspace_bytes(args));
   run.check(fastrpn::roi_align_backward_cuda(args, workspace, run.stream()));

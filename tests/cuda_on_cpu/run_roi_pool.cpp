@@ -22,6 +22,9 @@ static void forward(Run& run) {
   const std::vector<int64_t> shape = {args.num_rois * args.channels * args.pooled_height * args.pooled_width};
   args.output = run.output("output", run.tensor("features").type.c_str(), shape);
   if (run.has("argmax")) args.argmax = static_cast<int32_t*>(run.output("argmax", "i4", shape));
+  if (run.on_cpu()) {
+    return run.call_cpu([&](auto& threads) { FASTRPN_CPU(roi_pool_cpu)(args, threads); });
+  }
   void* workspace = run.workspace(fastrpn::roi_pool_workspace_bytes(args));
   run.check(fastrpn::roi_pool_cuda(args, workspace, run.stream()));
 }
@@ -44,6 +47,9 @@ static void backward(Run& run) {
   args.spatial_scale = run.number("spatial_scale");
   const std::vector<int64_t> shape = {args.batch * args.channels * args.height * args.width};
   args.grad_features = run.output("grad_features", run.tensor("grad_output").type.c_str(), shape);
+  if (run.on_cpu()) {
+    return run.call_cpu([&](auto& threads) { FASTRPN_CPU(roi_pool_backward_cpu)(args, threads); });
+  }
   void* workspace = run.workspace(fastrpn::roi_pool_backward_workspace_bytes(args));
   run.check(fastrpn::roi_pool_backward_cuda(args, workspace, run.stream()));
 }

@@ -1,12 +1,14 @@
-// Runs one op's CUDA launch function from a file of tensors and writes its outputs to another: the bridge
-// between pytest and the harness. Each executable is this file's main and one run_op.
+// Runs one op's CUDA launch function, and its CPU kernel, from a file of tensors, and writes the outputs to
+// another: the bridge between pytest and the harness. Each executable is this file's main and one run_op.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "core/dtype.h"
+#include "core/parallel.h"
 #include "core/status.h"
 
 struct Tensor {
@@ -15,13 +17,30 @@ struct Tensor {
   std::vector<char> bytes;
 };
 
+// What an op raises.
+struct Failure {
+  std::string message;
+};
+
+enum class Device { cpu, cuda };
+
+struct Output {
+  std::string name;
+  Tensor tensor;
+  void* memory;
+};
+
 class Run {
  public:
-  explicit Run(size_t misalign) : misalign_(misalign) {}
+  explicit Run(Device device) : device_(device) {}
   ~Run();
 
+  // An op that has a CPU kernel runs it there: call_cpu in place of the launch.
+  bool on_cpu() const { return device_ == Device::cpu; }
+  void call_cpu(const std::function<void(const fastrpn::ParallelFor&)>& kernel);
+
   bool has(const char* name) const;
-  // Copies the input to device memory of exactly its size; null if the request has no such tensor.
+  // Copies the input to memory of exactly its size; null if the request has no such tensor.
   void* input(const char* name);
   const Tensor& tensor(const char* name) const;
   int64_t dim(const char* name, int dimension) const { return tensor(name).shape[size_t(dimension)]; }
@@ -33,23 +52,19 @@ class Run {
   double number(const char* name) const;  // a float64 scalar
   int64_t integer(const char* name) const { return static_cast<int64_t>(number(name)); }
 
-  // Device memory full of garbage, read back when the run ends.
+  // Memory full of garbage.
   void* output(const char* name, const char* type, std::vector<int64_t> shape);
   void report(const char* name, int64_t value);  // an output that the host knows
   void* workspace(size_t bytes);
   fastrpn::Stream stream() const;
   void check(fastrpn::Status status) const;
+  // With what is now in their memory.
+  std::vector<Output> read_outputs();
 
  private:
-  friend int main(int, char**);
-  struct Output {
-    std::string name;
-    Tensor tensor;
-    void* device;
-  };
-  void* allocate(size_t bytes, size_t misalign);
+  void* allocate(size_t bytes, size_t element_size);
 
-  size_t misalign_;
+  Device device_;
   std::vector<void*> allocations_;
   std::vector<Output> outputs_;
 };

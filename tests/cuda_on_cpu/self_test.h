@@ -3,4 +3,4 @@
 #include "core/status.h"
 
 // Runs the named case of self_test_cuda.cu; out: 64 ints of device memory.
-void self_test(const char* name, int* out, fastrpn::Stream stream);
+fastrpn::Status self_test(const char* name, int* out, fastrpn::Stream stream);

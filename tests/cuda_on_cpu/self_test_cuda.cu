@@ -99,7 +99,7 @@ __global__ void nothing(int*) {}
 
 }  // namespace
 
-void self_test(const char* name, int* out, fastrpn::Stream stream) {
+fastrpn::Status self_test(const char* name, int* out, fastrpn::Stream stream) {
   const auto is = [name](const char* other) { return strcmp(name, other) == 0; };
 #define CASE(kernel, threads, shared_bytes) \
   if (is(#kernel)) return FASTRPN_LAUNCH(kernel, 1, threads, shared_bytes, stream, out)
@@ -120,8 +120,10 @@ void self_test(const char* name, int* out, fastrpn::Stream stream) {
   CASE(misaligned_vector, 32, 0);
   CASE(overflowing_cast, 32, 0);
 #undef CASE
-  if (is("other_stream")) FASTRPN_LAUNCH(nothing, 1, 32, 0, nullptr, out);
-  if (is("empty_grid")) FASTRPN_LAUNCH(nothing, 0, 32, 0, stream, out);
-  if (is("host_reads_device_memory")) FASTRPN_LAUNCH(nothing, unsigned(out[0] & 1) + 1, 32, 0, stream, out);
-  if (is("memset_overrun")) cudaMemsetAsync(out, 0, 65 * sizeof(int), stream);
+  if (is("other_stream")) return FASTRPN_LAUNCH(nothing, 1, 32, 0, nullptr, out);
+  if (is("empty_grid")) return FASTRPN_LAUNCH(nothing, 0, 32, 0, stream, out);
+  if (is("host_reads_device_memory"))
+    return FASTRPN_LAUNCH(nothing, unsigned(out[0] & 1) + 1, 32, 0, stream, out);
+  if (is("memset_overrun")) return fastrpn::status_of(cudaMemsetAsync(out, 0, 65 * sizeof(int), stream));
+  return "no such case";
 }

@@ -1,4 +1,4 @@
-"""soft_nms's CUDA kernels against the definition, step by step."""
+"""soft_nms's CUDA kernels against the definition, step by step, and the CPU kernel, bit for bit."""
 
 import math
 
@@ -19,11 +19,11 @@ def expected_soft_nms(boxes, scores, gaussian, sigma, iou_threshold, score_thres
     if gaussian:
         weight = torch.exp(-(iou**2) / sigma)
     else:
-        weight = torch.where(iou > iou_threshold, 1 - iou, 1.0)
+        weight = torch.where(iou.double() > iou_threshold, 1 - iou, 1.0)
     scores = scores.to(wide).clone()
     indices, decayed = [], []
     while True:
-        scores[~(scores.double() > score_threshold)] = -math.inf
+        scores[~(scores.to(boxes.dtype) > score_threshold)] = -math.inf
         if not (scores > -math.inf).any():
             return torch.tensor(indices), torch.tensor(decayed, dtype=wide)
         best = int(scores.argmax())

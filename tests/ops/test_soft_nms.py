@@ -89,6 +89,17 @@ def test_weights_of_the_paper():
     assert decayed.tolist() == pytest.approx([0.9, 0.3, 0.8 * math.exp(-0.25 / 0.1)])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("width, whole, decays", [(3, 10, True), (7, 10, False), (9, 10, False)])
+def test_thresholds_that_an_iou_hits_exactly_are_compared_as_doubles(width, whole, decays, dtype):
+    """As nms does: 3/10 in float32 is more than 0.3, 7/10 and 9/10 are less than 0.7 and 0.9."""
+    boxes = torch.tensor([[0.0, 0, whole, 1], [0, 0, width, 1]], dtype=dtype)
+    scores = torch.tensor([1.0, 0.5], dtype=dtype)
+    _, decayed = ops.soft_nms(boxes, scores, iou_threshold=width / whole)
+    assert (decayed[1] < 0.5) == decays
+    assert (len(ops.nms(boxes, scores, width / whole)) == 1) == decays
+
+
 def test_ties_go_to_the_lower_index():
     boxes = torch.tensor([[0.0, 0, 1, 1], [5, 5, 6, 6], [9, 9, 10, 10]])
     indices, _ = ops.soft_nms(boxes, torch.tensor([0.5, 0.5, 0.5]))

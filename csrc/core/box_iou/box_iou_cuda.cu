@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) box_iou_kernel(const T* __restrict__
 }
 
 template <typename T, int kColumns, bool kAligned>
-void launch(const BoxIouArgs& args, Stream stream) {
+Status launch(const BoxIouArgs& args, Stream stream) {
   const int64_t packs = args.m / kColumns;
   unsigned width = 1;
   while (width < kThreads && width < packs) width *= 2;
@@ -59,9 +59,9 @@ void launch(const BoxIouArgs& args, Stream stream) {
   const int64_t rows = int64_t(block.y) * kRowsPerThread;
   const dim3 grid(unsigned(ceil_div(args.n, rows)),
                   unsigned(min(ceil_div(packs, int64_t(width)), int64_t(65535))));
-  FASTRPN_LAUNCH((box_iou_kernel<T, kColumns, kAligned>), grid, block, 0, stream,
-                 static_cast<const T*>(args.boxes1), static_cast<const T*>(args.boxes2), args.n, args.m,
-                 static_cast<compute_t<T>*>(args.iou));
+  return FASTRPN_LAUNCH((box_iou_kernel<T, kColumns, kAligned>), grid, block, 0, stream,
+                        static_cast<const T*>(args.boxes1), static_cast<const T*>(args.boxes2), args.n,
+                        args.m, static_cast<compute_t<T>*>(args.iou));
 }
 
 }  // namespace
@@ -74,12 +74,8 @@ Status box_iou_cuda(const BoxIouArgs& args, Stream stream) {
     const bool packs = reinterpret_cast<uintptr_t>(args.iou) % 16 == 0 && args.m % kColumns == 0;
     const bool aligned = boxes_are_aligned(static_cast<const T*>(args.boxes1)) &&
                          boxes_are_aligned(static_cast<const T*>(args.boxes2));
-    if (!aligned) {
-      launch<T, 1, false>(args, stream);
-    } else {
-      packs ? launch<T, kColumns, true>(args, stream) : launch<T, 1, true>(args, stream);
-    }
-    return launch_status();
+    if (!aligned) return launch<T, 1, false>(args, stream);
+    return packs ? launch<T, kColumns, true>(args, stream) : launch<T, 1, true>(args, stream);
   });
 }
 

@@ -32,7 +32,8 @@ struct GenerateProposalsArgs {
 
 FASTRPN_DECLARE_CPU(void, generate_proposals_cpu, const GenerateProposalsArgs& args,
                     const ParallelFor& parallel_for);
-size_t generate_proposals_workspace_bytes(const GenerateProposalsArgs& args);
+// Device memory that generate_proposals_cuda needs. It asks CUDA, and reports its error.
+Status generate_proposals_workspace_bytes(const GenerateProposalsArgs& args, size_t* bytes);
 Status generate_proposals_cuda(const GenerateProposalsArgs& args, void* workspace, Stream stream);
 
 }  // namespace fastrpn

@@ -6,9 +6,10 @@
 // 3. nms_cuda, with the levels as groups, ends an image's search at post_nms_top_n.
 // 4. gather: the kept boxes and scores, zeros behind them.
 //
-// Cost: a sort of batch * num_anchors logits, then NMS of the survivors. Memory: 37 bytes an anchor, about
-// 105 a survivor. Numerics: box_math.h in float (float64: double); exp differs from the CPU's in the last
-// place, so a coordinate may, too.
+// Cost: a sort of batch * num_anchors logits, then NMS of the survivors. Memory: 24 bytes an anchor,
+// 28 a survivor, and the larger of what the sort (13 an anchor) and nms (75 a survivor) need. Numerics:
+// box_math.h in float (float64: double); exp differs from the CPU's in the last place, so a coordinate may,
+// too.
 #include "core/box_math.h"
 #include "core/cuda_runtime.h"
 #include "core/device_sort.h"
@@ -51,7 +52,7 @@ struct Workspace {
   C* scores;                           // [batch, survivors], -1: takes no part
   int64_t* level;                      // [batch, survivors]
   int64_t* kept;                       // [batch, post_nms_top_n]: survivors, then -1
-  void *sort, *nms;
+  void* scratch;                       // of the sort, and of nms when that is done; last
 };
 
 // float32: all levels of all images in one sort. float64: the logit fills the key, a sort for each.
@@ -88,9 +89,17 @@ Workspace<C> lay_out(const GenerateProposalsArgs& args, const Levels& levels, Wo
   w.scores = cursor.take<C>(survivors);
   w.level = cursor.take<int64_t>(survivors);
   w.kept = cursor.take<int64_t>(args.batch * args.post_nms_top_n);
-  w.sort = cursor.take<char>(int64_t(device_sort_workspace_bytes(kOneSort<C> ? total : args.num_anchors)));
-  w.nms = cursor.take<char>(int64_t(nms_workspace_bytes(nms_args(args, levels, w))));
+  w.scratch = cursor.rest();
   return w;
+}
+
+template <typename C>
+Status scratch_bytes(const GenerateProposalsArgs& args, const Levels& levels, size_t* bytes) {
+  size_t sort, nms;
+  FASTRPN_TRY(device_sort_workspace_bytes((kOneSort<C> ? args.batch : 1) * args.num_anchors, &sort));
+  FASTRPN_TRY(nms_workspace_bytes(nms_args(args, levels, Workspace<C>{}), &nms));
+  *bytes = max(sort, nms);
+  return nullptr;
 }
 
 // One thread an anchor of an image.
@@ -159,20 +168,20 @@ __global__ void __launch_bounds__(kThreads)
 template <typename C>
 Status rank_levels(const GenerateProposalsArgs& args, const Levels& levels, const Workspace<C>& w,
                    Stream stream) {
-  if (kOneSort<C>) {
+  if constexpr (kOneSort<C>) {
     int bits = 32;
     while ((args.batch * levels.count - 1) >> (bits - 32) != 0) ++bits;
-    return device_sort(w.sort, w.keys, w.sorted_keys, w.anchors, w.sorted_anchors,
+    return device_sort(w.scratch, w.keys, w.sorted_keys, w.anchors, w.sorted_anchors,
                        args.batch * args.num_anchors, bits, stream);
+  } else {
+    for (int64_t i = 0; i < args.batch * levels.count; ++i) {
+      const int64_t level = i % levels.count;
+      const int64_t at = i / levels.count * args.num_anchors + levels.first_anchor[level];
+      FASTRPN_TRY(device_sort(w.scratch, w.keys + at, w.sorted_keys + at, w.anchors + at,
+                              w.sorted_anchors + at, args.anchors_per_level[level], 64, stream));
+    }
+    return nullptr;
   }
-  Status status = nullptr;
-  for (int64_t i = 0; i < args.batch * levels.count && status == nullptr; ++i) {
-    const int64_t level = i % levels.count;
-    const int64_t at = i / levels.count * args.num_anchors + levels.first_anchor[level];
-    status = device_sort(w.sort, w.keys + at, w.sorted_keys + at, w.anchors + at, w.sorted_anchors + at,
-                         args.anchors_per_level[level], 64, stream);
-  }
-  return status;
 }
 
 template <typename T>
@@ -184,40 +193,47 @@ Status launch(const GenerateProposalsArgs& args, void* workspace, Stream stream)
   const auto blocks = [](int64_t items) { return unsigned(ceil_div(items, int64_t(kThreads))); };
   const int64_t survivors = args.batch * levels.survivors, proposals = args.batch * args.post_nms_top_n;
   if (survivors > 0) {
-    FASTRPN_LAUNCH(key_kernel<T>, blocks(args.batch * args.num_anchors), kThreads, 0, stream, args, levels,
-                   w);
-    const Status status = rank_levels(args, levels, w, stream);
-    if (status != nullptr) return status;
-    FASTRPN_LAUNCH(decode_kernel<T>, blocks(survivors), kThreads, 0, stream, args, levels, w);
+    const unsigned key_blocks = blocks(args.batch * args.num_anchors);
+    FASTRPN_TRY(FASTRPN_LAUNCH(key_kernel<T>, key_blocks, kThreads, 0, stream, args, levels, w));
+    FASTRPN_TRY(rank_levels(args, levels, w, stream));
+    FASTRPN_TRY(FASTRPN_LAUNCH(decode_kernel<T>, blocks(survivors), kThreads, 0, stream, args, levels, w));
   }
-  const Status status = nms_cuda(nms_args(args, levels, w), w.nms, stream);
-  if (status != nullptr) return status;
-  if (proposals > 0) {
-    FASTRPN_LAUNCH(gather_kernel<C>, blocks(proposals), kThreads, 0, stream, args, levels, w);
-  }
-  return launch_status();
+  FASTRPN_TRY(nms_cuda(nms_args(args, levels, w), w.scratch, stream));
+  if (proposals == 0) return nullptr;
+  return FASTRPN_LAUNCH(gather_kernel<C>, blocks(proposals), kThreads, 0, stream, args, levels, w);
 }
 
 template <typename C>
-size_t workspace_bytes(const GenerateProposalsArgs& args) {
+Status workspace_bytes(const GenerateProposalsArgs& args, size_t* bytes) {
+  const Levels levels(args);
   WorkspaceCursor cursor(nullptr);
-  lay_out<C>(args, Levels(args), cursor);
-  return cursor.bytes();
+  lay_out<C>(args, levels, cursor);
+  size_t scratch;
+  FASTRPN_TRY(scratch_bytes<C>(args, levels, &scratch));
+  cursor.take<char>(int64_t(scratch));
+  *bytes = cursor.bytes();
+  return nullptr;
 }
 
-}  // namespace
-
-size_t generate_proposals_workspace_bytes(const GenerateProposalsArgs& args) {
-  if (args.num_levels > kMaxLevels) return 0;
-  return args.dtype == DType::float64 ? workspace_bytes<double>(args) : workspace_bytes<float>(args);
-}
-
-Status generate_proposals_cuda(const GenerateProposalsArgs& args, void* workspace, Stream stream) {
-  if (args.batch == 0) return nullptr;
+Status check_limits(const GenerateProposalsArgs& args) {
   if (args.num_levels > kMaxLevels) return "generate_proposals: more than 32 levels";
   if (args.batch * max(args.num_anchors, args.post_nms_top_n) >= int64_t(1) << 31) {
     return "generate_proposals: 2^31 anchors or proposals, or more";
   }
+  return nullptr;
+}
+
+}  // namespace
+
+Status generate_proposals_workspace_bytes(const GenerateProposalsArgs& args, size_t* bytes) {
+  FASTRPN_TRY(check_limits(args));
+  return args.dtype == DType::float64 ? workspace_bytes<double>(args, bytes)
+                                      : workspace_bytes<float>(args, bytes);
+}
+
+Status generate_proposals_cuda(const GenerateProposalsArgs& args, void* workspace, Stream stream) {
+  if (args.batch == 0) return nullptr;
+  FASTRPN_TRY(check_limits(args));
   return dispatch(args.dtype,
                   [&](auto tag) { return launch<typename decltype(tag)::type>(args, workspace, stream); });
 }

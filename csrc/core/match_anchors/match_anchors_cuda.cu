@@ -156,14 +156,13 @@ Status match_anchors_cuda(const MatchAnchorsArgs& args, void* workspace, Stream 
   if (args.batch * args.num_anchors == 0) return nullptr;
   if (args.batch > 65535) return "match_anchors: more than 65535 images";
   const size_t bytes = match_anchors_workspace_bytes(args);
-  if (bytes > 0) cudaMemsetAsync(workspace, 0, bytes, stream);
+  if (bytes > 0) FASTRPN_TRY(status_of(cudaMemsetAsync(workspace, 0, bytes, stream)));
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const Problem<T> problem{args, static_cast<bits_t<compute_t<T>>*>(workspace)};
     const dim3 grid(unsigned(ceil_div(args.num_anchors, int64_t(kThreads))), unsigned(args.batch));
-    FASTRPN_LAUNCH(maxima_kernel<T>, grid, kThreads, 0, stream, problem);
-    FASTRPN_LAUNCH(label_kernel<T>, grid, kThreads, 0, stream, problem);
-    return launch_status();
+    FASTRPN_TRY(FASTRPN_LAUNCH(maxima_kernel<T>, grid, kThreads, 0, stream, problem));
+    return FASTRPN_LAUNCH(label_kernel<T>, grid, kThreads, 0, stream, problem);
   });
 }
 

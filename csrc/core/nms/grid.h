@@ -84,16 +84,13 @@ class KeptGrid {
         reach_(0.5 * (1 - threshold_) / (1 + threshold_) + kSlack),
         ratio_(threshold_ > 0 ? 1 / threshold_ : DBL_MAX),
         n_(n),
-        buckets_of_(n) {
-    choose_cells(candidates, n);
-    assign_slots(candidates, n);
-  }
-  KeptGrid(const KeptGrid&) = delete;
-  KeptGrid& operator=(const KeptGrid&) = delete;
-  ~KeptGrid() {
-    delete[] starts_;
-    delete[] filled_;
-    delete[] blocks_;
+        bits_(table_bits(n)),
+        mask_((uint32_t(1) << bits_) - 1),
+        buckets_of_(n),
+        starts_(int64_t(mask_) + 2),
+        filled_(int64_t(mask_) + 2),
+        blocks_(assign_slots(candidates, n)) {
+    for (int64_t b = 0; b < num_blocks(); ++b) blocks_[b].clear();
   }
 
   void insert(int64_t i, const Box<T>& box, T bound) {
@@ -130,9 +127,9 @@ class KeptGrid {
   // Fetches what the candidates soon after i will look at first.
   void prefetch(int64_t i) const {
     if (i + 16 >= n_) return;
-    __builtin_prefetch(starts_ + buckets_of_[i + 16]);
-    __builtin_prefetch(filled_ + buckets_of_[i + 16]);
-    const char* block = reinterpret_cast<const char*>(blocks_ + starts_[buckets_of_[i + 8]] / kLanes<T>);
+    __builtin_prefetch(&starts_[buckets_of_[i + 16]]);
+    __builtin_prefetch(&filled_[buckets_of_[i + 16]]);
+    const char* block = reinterpret_cast<const char*>(&blocks_[starts_[buckets_of_[i + 8]] / kLanes<T>]);
     for (int64_t offset = 0; offset < int64_t(sizeof(BoxBlock<T>)); offset += 64) {
       __builtin_prefetch(block + offset);
     }
@@ -166,7 +163,7 @@ class KeptGrid {
   // Rows are spread over the table by the golden ratio, which keeps them as far apart as can be.
   uint32_t bucket_of(int64_t h, int64_t w, int64_t row, int64_t column) const {
     const uint64_t spread = uint64_t(row + 0x632be5ab * (h * 64 + w)) * 0x9e3779b97f4a7c15u;
-    return uint32_t((spread >> shift_) + uint64_t(column)) & mask_;
+    return uint32_t((spread >> (64 - bits_)) + uint64_t(column)) & mask_;
   }
 
   uint32_t bucket_of(const Interval& x, const Interval& y) const {
@@ -224,18 +221,20 @@ class KeptGrid {
     if (count == 0) x[0] = y[0] = {0, 1}, count = 1;
     x_.fit(x.data(), count, kCellSize * reach_);
     y_.fit(y.data(), count, kCellSize * reach_);
-    int bits = 8;
-    while ((int64_t(1) << bits) < n && bits < 31) ++bits;
-    mask_ = (uint32_t(1) << bits) - 1;
-    shift_ = 64 - bits;
   }
 
-  // The bucket of each candidate; the slots of each bucket.
-  void assign_slots(const Box<T>* candidates, int64_t n) {
+  // 2^bits buckets.
+  static int table_bits(int64_t n) {
+    int bits = 8;
+    while ((int64_t(1) << bits) < n && bits < 31) ++bits;
+    return bits;
+  }
+
+  // The bucket of each candidate; the slots of each bucket. Returns how many blocks those take.
+  int64_t assign_slots(const Box<T>* candidates, int64_t n) {
+    choose_cells(candidates, n);
     const int64_t buckets = int64_t(mask_) + 1;
-    starts_ = new uint32_t[buckets + 1];
-    filled_ = new uint32_t[buckets + 1];
-    memset(filled_, 0, (buckets + 1) * sizeof(uint32_t));
+    memset(filled_.data(), 0, (buckets + 1) * sizeof(uint32_t));
     max_width_ = max_height_ = 0;
     min_width_ = min_height_ = DBL_MAX;
     for (int64_t i = 0; i < n; ++i) {
@@ -257,21 +256,21 @@ class KeptGrid {
       slots += size;
       filled_[bucket] = 0;
     }
-    const int64_t num_blocks = slots / kLanes<T> + 1;
-    blocks_ = new BoxBlock<T>[num_blocks];
-    for (int64_t b = 0; b < num_blocks; ++b) blocks_[b].clear();
+    return num_blocks();
   }
+
+  // The last bucket, which nobody uses, starts behind all slots.
+  int64_t num_blocks() const { return starts_[int64_t(mask_) + 1] / kLanes<T> + 1; }
 
   double threshold_, reach_, ratio_;
   double min_width_, max_width_, min_height_, max_height_;
   GridAxis x_, y_;
-  uint32_t mask_;
-  int shift_;
-  int64_t n_;
-  Buffer<uint32_t> buckets_of_;
-  uint32_t* starts_ = nullptr;
-  uint32_t* filled_ = nullptr;
-  BoxBlock<T>* blocks_ = nullptr;
+  const int64_t n_;
+  const int bits_;
+  const uint32_t mask_;
+  Buffer<uint32_t> buckets_of_;       // [n]
+  Buffer<uint32_t> starts_, filled_;  // [buckets + 1]: a bucket's first slot, and how many hold a kept box
+  Buffer<BoxBlock<T>> blocks_;
 };
 
 }  // namespace fastrpn::FASTRPN_SIMD_LEVEL

@@ -27,13 +27,13 @@ Status launch(const NmsArgs& args, void* workspace, Stream stream) {
   const Workspace<C> w = lay_out<C>(args, cursor);
   const unsigned batch = unsigned(args.batch);
   if (args.n == 0 || args.max_output == 0) {
-    if (args.max_output > 0)
-      cudaMemsetAsync(args.indices, 0xff, size_t(args.batch * args.max_output) * 8, stream);
-    cudaMemsetAsync(args.kept, 0, size_t(args.batch) * 8, stream);
-    return launch_status();
+    if (args.max_output > 0) {
+      const size_t bytes = size_t(args.batch * args.max_output) * 8;
+      FASTRPN_TRY(status_of(cudaMemsetAsync(args.indices, 0xff, bytes, stream)));
+    }
+    return status_of(cudaMemsetAsync(args.kept, 0, size_t(args.batch) * 8, stream));
   }
-  const Status status = launch_order<T>(args, w, stream);
-  if (status != nullptr) return status;
+  FASTRPN_TRY(launch_order<T>(args, w, stream));
 
   Chunk<C> chunk{0, first_chunk_of(args), IouTest<C>(args.iou_threshold)};
   const int64_t largest_chunk = chunk_of(args);
@@ -41,27 +41,43 @@ Status launch(const NmsArgs& args, void* workspace, Stream stream) {
   for (;;) {
     const unsigned tiles = unsigned(chunk.size / kTile);
     const dim3 pairs_of_tiles(tiles * (tiles + 1) / 2, batch);
-    FASTRPN_LAUNCH(mask_kernel<C>, pairs_of_tiles, 4 * kTile, 0, stream, args, w, chunk);
-    FASTRPN_LAUNCH(reduce_kernel<C>, batch, kReduceThreads, 0, stream, args, w, chunk);
-    if (chunk.begin + chunk.size >= args.n) return launch_status();
-    FASTRPN_LAUNCH(sweep_kernel<C>, all_boxes, kThreads, 0, stream, args, w, chunk);
+    FASTRPN_TRY(FASTRPN_LAUNCH(mask_kernel<C>, pairs_of_tiles, 4 * kTile, 0, stream, args, w, chunk));
+    FASTRPN_TRY(FASTRPN_LAUNCH(reduce_kernel<C>, batch, kReduceThreads, 0, stream, args, w, chunk));
+    if (chunk.begin + chunk.size >= args.n) return nullptr;
+    FASTRPN_TRY(FASTRPN_LAUNCH(sweep_kernel<C>, all_boxes, kThreads, 0, stream, args, w, chunk));
     chunk.begin += chunk.size;
     chunk.size = min(2 * chunk.size, largest_chunk);
   }
 }
 
+template <typename C>
+Status workspace_bytes(const NmsArgs& args, size_t* bytes) {
+  WorkspaceCursor cursor(nullptr);
+  lay_out<C>(args, cursor);
+  size_t sort;
+  FASTRPN_TRY(sort_bytes<C>(args, &sort));
+  cursor.take<char>(int64_t(sort));
+  *bytes = cursor.bytes();
+  return nullptr;
+}
+
+Status check_limits(const NmsArgs& args) {
+  if (args.batch > 65535) return "nms: more than 65535 images";
+  if (args.batch * args.n >= int64_t(1) << 31) return "nms: 2^31 boxes or more";
+  return nullptr;
+}
+
 }  // namespace
 
-size_t nms_workspace_bytes(const NmsArgs& args) {
-  WorkspaceCursor cursor(nullptr);
-  args.dtype == DType::float64 ? (void)lay_out<double>(args, cursor) : (void)lay_out<float>(args, cursor);
-  return cursor.bytes();
+Status nms_workspace_bytes(const NmsArgs& args, size_t* bytes) {
+  FASTRPN_TRY(check_limits(args));
+  return args.dtype == DType::float64 ? workspace_bytes<double>(args, bytes)
+                                      : workspace_bytes<float>(args, bytes);
 }
 
 Status nms_cuda(const NmsArgs& args, void* workspace, Stream stream) {
   if (args.batch == 0) return nullptr;
-  if (args.batch > 65535) return "nms: more than 65535 images";
-  if (args.batch * args.n >= int64_t(1) << 31) return "nms: 2^31 boxes or more";
+  FASTRPN_TRY(check_limits(args));
   return dispatch(args.dtype,
                   [&](auto tag) { return launch<typename decltype(tag)::type>(args, workspace, stream); });
 }

@@ -138,12 +138,11 @@ template <typename C>
 Status sort_images(const NmsArgs& args, const Workspace<C>& w, uint32_t* sorted, int bits, Stream stream) {
   const int64_t images = images_per_sort<C>(args);
   for (int64_t image = 1; image < images; image *= 2) ++bits;
-  Status status = nullptr;
-  for (int64_t at = 0; at < args.batch * args.n && status == nullptr; at += images * args.n) {
-    status = device_sort(w.sort, w.keys + at, w.sorted_keys + at, w.rows + at, sorted + at, images * args.n,
-                         bits, stream);
+  for (int64_t at = 0; at < args.batch * args.n; at += images * args.n) {
+    FASTRPN_TRY(device_sort(w.sort, w.keys + at, w.sorted_keys + at, w.rows + at, sorted + at,
+                            images * args.n, bits, stream));
   }
-  return status;
+  return nullptr;
 }
 
 template <typename T>
@@ -152,15 +151,13 @@ Status launch_order(const NmsArgs& args, const Workspace<compute_t<T>>& w, Strea
   const unsigned blocks = unsigned(ceil_div(args.batch * args.n, int64_t(kThreads)));
   if (ranks_by_counting(args)) {
     const dim3 grid(unsigned(ceil_div(args.n, int64_t(kRankRows))), unsigned(args.batch));
-    FASTRPN_LAUNCH(rank_kernel<T>, grid, kThreads, 0, stream, args, w);
-    return nullptr;
+    return FASTRPN_LAUNCH(rank_kernel<T>, grid, kThreads, 0, stream, args, w);
   }
-  FASTRPN_LAUNCH(key_kernel<T>, blocks, kThreads, 0, stream, args, w);
-  const Status status = sort_images(args, w, w.sorted_rows, score_bits<C>, stream);
-  if (status != nullptr) return status;
-  FASTRPN_LAUNCH(gather_kernel<T>, blocks, kThreads, 0, stream, args, w);
+  FASTRPN_TRY(FASTRPN_LAUNCH(key_kernel<T>, blocks, kThreads, 0, stream, args, w));
+  FASTRPN_TRY(sort_images(args, w, w.sorted_rows, score_bits<C>, stream));
+  FASTRPN_TRY(FASTRPN_LAUNCH(gather_kernel<T>, blocks, kThreads, 0, stream, args, w));
   if (w.order == nullptr) return nullptr;
-  FASTRPN_LAUNCH(position_kernel<C>, blocks, kThreads, 0, stream, args, w);
+  FASTRPN_TRY(FASTRPN_LAUNCH(position_kernel<C>, blocks, kThreads, 0, stream, args, w));
   return sort_images(args, w, w.order, position_bits(w), stream);
 }
 

@@ -36,7 +36,7 @@ struct Workspace {
   uint64_t* masks;                // [batch, tiles, chunk]: which boxes of a tile suppress the box
   uint32_t* chunk_kept;           // [batch, chunk]: places that the chunk kept
   int* num_chunk_kept;            // [batch]
-  void* sort;
+  void* sort;                     // as much as sort_bytes says; last, so that its size moves nothing
 };
 
 // Places [begin, begin + size) of every image; size is a multiple of kTile.
@@ -96,8 +96,15 @@ Workspace<C> lay_out(const NmsArgs& args, WorkspaceCursor& cursor) {
   w.sorted_keys = cursor.take<uint64_t>(total);
   w.rows = cursor.take<uint32_t>(total);
   if (sweeps_in_order(args)) w.order = cursor.take<uint32_t>(total);
-  w.sort = cursor.take<char>(int64_t(device_sort_workspace_bytes(images_per_sort<C>(args) * args.n)));
+  w.sort = cursor.rest();
   return w;
+}
+
+template <typename C>
+Status sort_bytes(const NmsArgs& args, size_t* bytes) {
+  *bytes = 0;
+  if (ranks_by_counting(args)) return nullptr;
+  return device_sort_workspace_bytes(images_per_sort<C>(args) * args.n, bytes);
 }
 
 // Whether the boxes from `place` on need no decision.

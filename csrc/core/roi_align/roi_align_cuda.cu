@@ -123,14 +123,14 @@ __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
 }
 
 template <typename T, int kPack, bool kChannelsLast>
-void launch_forward(const RoiAlignArgs& args, const Taps<compute_t<T>>& taps, Stream stream) {
+Status launch_forward(const RoiAlignArgs& args, const Taps<compute_t<T>>& taps, Stream stream) {
   const int64_t items = args.channels / kPack * args.pooled_height * args.pooled_width;
   const dim3 grid(unsigned(args.num_rois), unsigned(ceil_div(items, int64_t(kThreads))));
-  FASTRPN_LAUNCH((forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args, taps);
+  return FASTRPN_LAUNCH((forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args, taps);
 }
 
 template <typename T, bool kChannelsLast>
-void launch_backward(const RoiAlignBackwardArgs& args, const Taps<compute_t<T>>& taps, Stream stream) {
+Status launch_backward(const RoiAlignBackwardArgs& args, const Taps<compute_t<T>>& taps, Stream stream) {
   const RoiAlignArgs& forward = args.forward;
   Tiles tiles{};
   for (int level = 0; level < forward.num_levels; ++level) {
@@ -140,8 +140,8 @@ void launch_backward(const RoiAlignBackwardArgs& args, const Taps<compute_t<T>>&
   constexpr int kChannels = kTileChannels<compute_t<T>>;
   const dim3 grid(tiles.first[forward.num_levels], unsigned(ceil_div(forward.channels, int64_t(kChannels))),
                   unsigned(forward.batch));
-  if (grid.x == 0) return;
-  FASTRPN_LAUNCH((backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, taps, tiles);
+  if (grid.x == 0) return nullptr;
+  return FASTRPN_LAUNCH((backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, taps, tiles);
 }
 
 // Whether packs of 16 bytes may be read and written.
@@ -174,15 +174,10 @@ Status roi_align_cuda(const RoiAlignArgs& args, void* workspace, Stream stream) 
     constexpr int kPack = 16 / sizeof(T);
     WorkspaceCursor cursor(workspace);
     const auto taps = lay_out_taps<compute_t<T>>(args, cursor);
-    launch_taps(args, taps, stream);
-    if (!args.channels_last) {
-      launch_forward<T, 1, false>(args, taps, stream);
-    } else if (is_packable(args, kPack)) {
-      launch_forward<T, kPack, true>(args, taps, stream);
-    } else {
-      launch_forward<T, 1, true>(args, taps, stream);
-    }
-    return launch_status();
+    FASTRPN_TRY(launch_taps(args, taps, stream));
+    if (!args.channels_last) return launch_forward<T, 1, false>(args, taps, stream);
+    return is_packable(args, kPack) ? launch_forward<T, kPack, true>(args, taps, stream)
+                                    : launch_forward<T, 1, true>(args, taps, stream);
   });
 }
 
@@ -197,16 +192,15 @@ Status roi_align_backward_cuda(const RoiAlignBackwardArgs& args, void* workspace
   for (int level = 0; level < forward.num_levels; ++level) {
     tiles += tiles_of(forward.levels[level].height, forward.levels[level].width);
   }
-  const Status status = backward_limits(forward.batch, forward.channels, tiles);
-  if (status != nullptr) return status;
+  FASTRPN_TRY(
+      backward_limits(forward.batch, forward.channels, forward.pooled_height, forward.pooled_width, tiles));
   return dispatch(forward.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     WorkspaceCursor cursor(workspace);
     const auto taps = lay_out_taps<compute_t<T>>(forward, cursor);
-    launch_taps(forward, taps, stream);
-    forward.channels_last ? launch_backward<T, true>(args, taps, stream)
-                          : launch_backward<T, false>(args, taps, stream);
-    return launch_status();
+    FASTRPN_TRY(launch_taps(forward, taps, stream));
+    return forward.channels_last ? launch_backward<T, true>(args, taps, stream)
+                                 : launch_backward<T, false>(args, taps, stream);
   });
 }
 

@@ -79,7 +79,7 @@ class AlignPlan {
     int64_t taps = 0, first, last;
     for (int64_t i = 0; i < pooled; ++i) {
       align_sample_range(axis, i, size, &first, &last);
-      taps += 2 * (last - first);
+      taps += 2 * (last - first < size + 8 ? last - first : size + 8);  // however many, they share cells
     }
     return taps;
   }

@@ -53,7 +53,8 @@ struct Taps {
 inline int64_t most_taps(const RoiAlignArgs& args, int64_t pooled, int64_t size) {
   const int64_t by_cells = size + 8 * pooled;
   if (args.sampling_ratio <= 0) return by_cells;
-  return min((args.aligned ? 2 : 1) * by_cells, 2 * args.sampling_ratio * pooled);
+  const int64_t samples = min(args.sampling_ratio, by_cells);  // of a bin; more would exceed the other bound
+  return min((args.aligned ? 2 : 1) * by_cells, 2 * samples * pooled);
 }
 
 template <typename C>
@@ -69,7 +70,7 @@ Taps<C> lay_out_taps(const RoiAlignArgs& args, WorkspaceCursor& cursor) {
   }
   taps.map = cursor.take<int32_t>(args.num_rois);
   taps.span = cursor.take<int32_t>(args.num_rois * 4);
-  taps.first = cursor.take<int32_t>(args.num_rois * (taps.pooled_height + taps.pooled_width + 2));
+  taps.first = cursor.take<int32_t>(args.num_rois * (args.pooled_height + args.pooled_width + 2));
   taps.cell = cursor.take<int32_t>(args.num_rois * (taps.most_rows + taps.most_columns));
   taps.weight = cursor.take<C>(args.num_rois * (taps.most_rows + taps.most_columns));
   return taps;
@@ -144,9 +145,10 @@ __global__ void __launch_bounds__(kTapThreads) taps_kernel(RoiAlignArgs args, Ta
 }
 
 template <typename C>
-void launch_taps(const RoiAlignArgs& args, const Taps<C>& taps, Stream stream) {
+Status launch_taps(const RoiAlignArgs& args, const Taps<C>& taps, Stream stream) {
   const unsigned blocks = unsigned(ceil_div(2 * args.num_rois, int64_t(kTapThreads)));
-  if (blocks > 0) FASTRPN_LAUNCH(taps_kernel<C>, blocks, kTapThreads, 0, stream, args, taps);
+  if (blocks == 0) return nullptr;
+  return FASTRPN_LAUNCH(taps_kernel<C>, blocks, kTapThreads, 0, stream, args, taps);
 }
 
 }  // namespace fastrpn

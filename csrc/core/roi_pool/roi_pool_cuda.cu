@@ -35,7 +35,7 @@ template <typename Args>
 Plan lay_out(const Args& args, WorkspaceCursor& cursor) {
   Plan plan{nullptr, nullptr, int(args.pooled_height), int(args.pooled_width)};
   plan.image = cursor.take<int32_t>(args.num_rois);
-  plan.borders = cursor.take<int32_t>(args.num_rois * plan.row_size());
+  plan.borders = cursor.take<int32_t>(args.num_rois * 2 * (args.pooled_height + args.pooled_width));
   return plan;
 }
 
@@ -181,34 +181,29 @@ __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
 }
 
 template <typename Args>
-Plan launch_plan(const Args& args, void* workspace, Stream stream) {
-  WorkspaceCursor cursor(workspace);
-  const Plan plan = lay_out(args, cursor);
+Status launch_plan(const Args& args, const Plan& plan, Stream stream) {
   const Rois rois{args.rois,   args.roi_dtype, args.num_rois,     args.batch,
                   args.height, args.width,     args.spatial_scale};
   const unsigned blocks = unsigned(ceil_div(args.num_rois, int64_t(kThreads)));
-  if (blocks == 0) return plan;
-  if (args.dtype == DType::float64) {
-    FASTRPN_LAUNCH(plan_kernel<double>, blocks, kThreads, 0, stream, rois, plan);
-  } else {
-    FASTRPN_LAUNCH(plan_kernel<float>, blocks, kThreads, 0, stream, rois, plan);
-  }
-  return plan;
+  if (blocks == 0) return nullptr;
+  return args.dtype == DType::float64
+             ? FASTRPN_LAUNCH(plan_kernel<double>, blocks, kThreads, 0, stream, rois, plan)
+             : FASTRPN_LAUNCH(plan_kernel<float>, blocks, kThreads, 0, stream, rois, plan);
 }
 
 template <typename T, int kPack, bool kChannelsLast>
-void launch_forward(const RoiPoolArgs& args, const Plan& plan, Stream stream) {
+Status launch_forward(const RoiPoolArgs& args, const Plan& plan, Stream stream) {
   const int64_t items = args.channels / kPack * args.pooled_height * args.pooled_width;
   const dim3 grid(unsigned(args.num_rois), unsigned(ceil_div(items, int64_t(kThreads))));
-  FASTRPN_LAUNCH((forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args, plan);
+  return FASTRPN_LAUNCH((forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args, plan);
 }
 
 template <typename T, bool kChannelsLast>
-void launch_backward(const RoiPoolBackwardArgs& args, const Plan& plan, Stream stream) {
+Status launch_backward(const RoiPoolBackwardArgs& args, const Plan& plan, Stream stream) {
   constexpr int kChannels = kTileChannels<compute_t<T>>;
   const dim3 grid(unsigned(tiles_of(args.height, args.width)),
                   unsigned(ceil_div(args.channels, int64_t(kChannels))), unsigned(args.batch));
-  FASTRPN_LAUNCH((backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, plan);
+  return FASTRPN_LAUNCH((backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, plan);
 }
 
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
@@ -227,19 +222,17 @@ Status roi_pool_cuda(const RoiPoolArgs& args, void* workspace, Stream stream) {
   if (args.num_rois > kMaxGridX) return "roi_pool: 2^31 RoIs or more";
   if (ceil_div(roi_size, int64_t(kThreads)) > kMaxGridYZ)
     return "roi_pool: more than 16776960 outputs for a RoI";
-  const Plan plan = launch_plan(args, workspace, stream);
+  WorkspaceCursor cursor(workspace);
+  const Plan plan = lay_out(args, cursor);
+  FASTRPN_TRY(launch_plan(args, plan, stream));
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     constexpr int kPack = 16 / sizeof(T);
-    if (!args.channels_last) {
-      launch_forward<T, 1, false>(args, plan, stream);
-    } else if (args.channels % kPack == 0 && is_aligned(args.features) && is_aligned(args.output) &&
-               is_aligned(args.argmax)) {
-      launch_forward<T, kPack, true>(args, plan, stream);
-    } else {
-      launch_forward<T, 1, true>(args, plan, stream);
-    }
-    return launch_status();
+    const bool packs = args.channels % kPack == 0 && is_aligned(args.features) && is_aligned(args.output) &&
+                       is_aligned(args.argmax);
+    if (!args.channels_last) return launch_forward<T, 1, false>(args, plan, stream);
+    return packs ? launch_forward<T, kPack, true>(args, plan, stream)
+                 : launch_forward<T, 1, true>(args, plan, stream);
   });
 }
 
@@ -251,14 +244,15 @@ size_t roi_pool_backward_workspace_bytes(const RoiPoolBackwardArgs& args) {
 
 Status roi_pool_backward_cuda(const RoiPoolBackwardArgs& args, void* workspace, Stream stream) {
   if (args.batch * args.channels * args.height * args.width == 0) return nullptr;
-  const Status status = backward_limits(args.batch, args.channels, tiles_of(args.height, args.width));
-  if (status != nullptr) return status;
-  const Plan plan = launch_plan(args, workspace, stream);
+  FASTRPN_TRY(backward_limits(args.batch, args.channels, args.pooled_height, args.pooled_width,
+                              tiles_of(args.height, args.width)));
+  WorkspaceCursor cursor(workspace);
+  const Plan plan = lay_out(args, cursor);
+  FASTRPN_TRY(launch_plan(args, plan, stream));
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    args.channels_last ? launch_backward<T, true>(args, plan, stream)
-                       : launch_backward<T, false>(args, plan, stream);
-    return launch_status();
+    return args.channels_last ? launch_backward<T, true>(args, plan, stream)
+                              : launch_backward<T, false>(args, plan, stream);
   });
 }
 

@@ -21,7 +21,7 @@ struct SoftNmsArgs {
   int64_t n;
   SoftNmsMethod method;
   double sigma;            // gaussian: weight exp(-iou^2 / sigma)
-  double iou_threshold;    // linear: weight 1 - iou where iou > iou_threshold
+  double iou_threshold;    // linear: weight 1 - iou where iou > iou_threshold (nms/threshold.h)
   double score_threshold;  // a box whose decayed score, rounded to `dtype`, is not > this is dropped
   int64_t* indices;        // [n]: kept rows in order of selection
   void* decayed;           // [n]: their scores when selected, of `dtype`

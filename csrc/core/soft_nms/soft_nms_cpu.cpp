@@ -12,6 +12,7 @@
 #include "core/box_math.h"
 #include "core/buffer.h"
 #include "core/nms/kept_list.h"
+#include "core/nms/threshold.h"
 #include "core/soft_nms/soft_nms.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
@@ -83,7 +84,7 @@ void select(const SoftNmsArgs& args) {
   const Storage* boxes = static_cast<const Storage*>(args.boxes);
   const Storage* scores = static_cast<const Storage*>(args.scores);
   Storage* decayed = static_cast<Storage*>(args.decayed);
-  const Decay<T> decay{args.method, positive_sigma<T>(args), T(args.iou_threshold)};
+  const Decay<T> decay{args.method, positive_sigma<T>(args), round_threshold_down<T>(args.iou_threshold)};
   const T threshold = as_element<Storage>(args.score_threshold);
   const auto survives = [&](T score) { return widen(narrow<Storage>(score)) > threshold; };
 

@@ -85,6 +85,7 @@ __global__ void __launch_bounds__(kThreads)
   using C = compute_t<T>;
   __shared__ C scores[32];
   __shared__ int indices[32];
+  __shared__ Best<C> winner;
   const int thread = threadIdx.x, n = int(args.n);
   Box<C> selected{};
   C selected_area = 0;
@@ -112,20 +113,17 @@ __global__ void __launch_bounds__(kThreads)
     if (thread < 32) {
       best = thread < kThreads / 32 ? Best<C>{scores[thread], indices[thread]} : Best<C>{0, -1};
       best.reduce();
-      if (thread == 0) {
-        scores[0] = best.score;
-        indices[0] = best.index;
-      }
+      if (thread == 0) winner = best;
     }
     __syncthreads();
-    const int index = indices[0];
+    const int index = winner.index;
     if (index < 0) break;
     selected = w.boxes[index];
     selected_area = box_area(selected);
     if (index % kThreads == thread) {
       w.scores[index] = C(-INFINITY);
       args.indices[kept] = index;
-      static_cast<T*>(args.decayed)[kept] = narrow<T>(scores[0]);
+      static_cast<T*>(args.decayed)[kept] = narrow<T>(winner.score);
     }
     __syncthreads();  // before the next round's results replace this one's
   }
@@ -155,9 +153,9 @@ Status soft_nms_cuda(const SoftNmsArgs& args, void* workspace, Stream stream) {
     const unsigned blocks = unsigned(ceil_div(args.n, int64_t(kPrepareThreads)));
     const Decay<C> decay{args.method, positive_sigma<C>(args), round_threshold_down<C>(args.iou_threshold),
                          as_element<T>(args.score_threshold)};
-    if (blocks > 0) FASTRPN_LAUNCH(prepare_kernel<T>, blocks, kPrepareThreads, 0, stream, args, w);
-    FASTRPN_LAUNCH(select_kernel<T>, 1, kThreads, 0, stream, args, w, decay);
-    return launch_status();
+    if (blocks > 0)
+      FASTRPN_TRY(FASTRPN_LAUNCH(prepare_kernel<T>, blocks, kPrepareThreads, 0, stream, args, w));
+    return FASTRPN_LAUNCH(select_kernel<T>, 1, kThreads, 0, stream, args, w, decay);
   });
 }
 
