@@ -37,7 +37,9 @@ def build(instances: list[Instance], is_dry: bool) -> dict[Instance, Path]:
     folder = BUILD / ("cpu" if is_dry else "cuda")
     plan = cpu_rules() if is_dry else cuda_rules()
     shared = [*(HARNESS if is_dry else [CORE / "device_sort.cu"]), HERE / "run_instance.cpp"]
-    plan += [f"build shared/{source.name}.o: host {source}" for source in shared]
+    for source in shared:
+        kind = "kernel" if source.suffix == ".cu" else "host"
+        plan += [f"build shared/{source.name}.o: {kind} {source}", f"  changed = {CORE.parent}"]
     for instance in instances:
         plan += edges(instance, folder, [f"shared/{source.name}.o" for source in shared])
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,9 +71,9 @@ def cuda_rules() -> list[str]:
         raise RuntimeError("the sweep needs nvcc")
     arch = os.environ.get("FASTRPN_SWEEP_ARCH", "native")
     flags = f"-std=c++17 -O3 --fmad=false -arch={arch} -Xcompiler=-fPIC,-fvisibility=hidden"
-    compiler = f"{launcher} {nvcc} {flags} -I{harness.ROOT / 'csrc'} -I{harness.HERE}"
+    compiler = f"{launcher} {nvcc} {flags} -I{harness.ROOT / 'csrc'}"
     return [
-        *rule("host", f"{compiler} -MD -MF $out.d -c $in -o $out"),
+        *rule("host", f"{compiler} -I{harness.HERE} -MD -MF $out.d -c $in -o $out"),
         *rule("kernel", f"{compiler} -I$changed -MD -MF $out.d -c $in -o $out"),
         "rule link",
         # A torch that has loaded its own CUDA runtime must not lend it to the instances.

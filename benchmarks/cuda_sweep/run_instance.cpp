@@ -17,7 +17,7 @@
 
 namespace {
 
-struct Output {
+struct Result {
   std::string name;
   Tensor tensor;
   void* device;
@@ -30,7 +30,7 @@ struct Buffer {
 
 std::map<std::string, Tensor> tensors;  // shape and type of what Python gave, small ones with their bytes
 std::map<std::string, void*> device_memory;  // where it lies
-std::vector<Output> outputs;                 // of the last run
+std::vector<Result> outputs;                 // of the last run
 std::vector<Buffer> buffers;                 // outputs and workspaces, kept from run to run
 size_t buffers_in_use;
 std::string error;
@@ -146,10 +146,10 @@ EXPORTED const char* run_instance(fastrpn::Stream stream) try {
   return error.c_str();
 }
 
-// Output `index` of the last run: its name, null if there are no more; type, shape, number of dimensions.
+// Result `index` of the last run: its name, null if there are no more; type, shape, number of dimensions.
 EXPORTED const char* output_name(int index, const char** type, const int64_t** shape, int* dimensions) {
   if (index >= int(outputs.size())) return nullptr;
-  const Output& output = outputs[size_t(index)];
+  const Result& output = outputs[size_t(index)];
   *type = output.tensor.type.c_str();
   *shape = output.tensor.shape.data();
   *dimensions = int(output.tensor.shape.size());
@@ -157,7 +157,7 @@ EXPORTED const char* output_name(int index, const char** type, const int64_t** s
 }
 
 EXPORTED const char* copy_output(int index, void* to) try {
-  const Output& output = outputs[size_t(index)];
+  const Result& output = outputs[size_t(index)];
   copy_to_host(to, output.device, byte_count(output.tensor.type, output.tensor.shape));
   return nullptr;
 } catch (const std::exception& e) {
