@@ -46,7 +46,7 @@ def build(instances: list[Instance], is_dry: bool) -> dict[Instance, Path]:
         kind = "kernel" if source.suffix == ".cu" else "host"
         plan += [f"build shared/{source.name}.o: {kind} {source}", f"  changed = {CORE.parent}"]
     plan += rule("cpu", f"{CPU_COMPILER} -MMD -MF $out.d -c $in -o $out")
-    for op in {instance.op for instance in instances}:
+    for op in dict.fromkeys(instance.op for instance in instances):
         plan += [f"build {source.stem}.o: cpu {source}" for source in harness.cpu_sources(op)]
     for instance in instances:
         plan += edges(instance, folder, [f"shared/{source.name}.o" for source in shared])
