@@ -11,13 +11,14 @@ goes below it wherever there is nothing to record.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import _C
+from torch import _C, Tensor
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
+from torch.utils._pytree import tree_leaves
 
 _LIBRARY = torch.library.Library("fastrpn", "IMPL")  # registrations last as long as this object
 
@@ -71,14 +72,27 @@ def register_autograd(name: str, differentiable: Callable) -> None:
 
     def kernel(keyset, *args):
         # Not `needs_derivative`: that a transform is active says nothing of the level at hand.
-        if forward_ad._current_level >= 0 or (
-            torch.is_grad_enabled() and _C._any_requires_grad(*args)
-        ):
+        if _in_forward_mode(args) or (torch.is_grad_enabled() and _C._any_requires_grad(*args)):
             return differentiable(*args)
         with below_autograd():
             return op.redispatch(keyset & _C._after_autograd_keyset, *args)
 
     _LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)
+
+
+def _in_forward_mode(args: Sequence[object]) -> bool:
+    """True if an argument may be dual at this level. Compiled code enters its levels without
+    `forward_ad`, which then knows nothing of them: look at the transform and at the tensors."""
+    if forward_ad._current_level >= 0:
+        return True
+    transform = _C._functorch.peek_interpreter_stack()
+    if transform is not None:
+        return transform.key() == _C._functorch.TransformType.Jvp
+    return _C._len_torch_dispatch_stack() > 0 and any(map(_is_dual, tree_leaves(args)))
+
+
+def _is_dual(value: object) -> bool:
+    return isinstance(value, Tensor) and torch._VF._unpack_dual(value, level=0)[1] is not None
 
 
 class _Constant(SingleLevel):

@@ -160,7 +160,8 @@ def test_gradient():
 
 
 def test_the_raw_operator_does_not_drop_a_gradient_silently():
-    a, b = random_boxes(3, dtype=torch.float64), random_boxes(4, dtype=torch.float64, seed=1)
+    a = random_boxes(3, dtype=torch.float64)
+    b = a + torch.tensor([1.0, -2.0, 3.0, -1.0])
     a.requires_grad_()
     assert torch.autograd.gradcheck(torch.ops.fastrpn.box_iou, (a, b), check_forward_ad=True)
     (grad,) = torch.autograd.grad(torch.ops.fastrpn.box_iou(a, b).sum(), a)
