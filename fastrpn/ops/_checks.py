@@ -36,15 +36,22 @@ def check_float(name: str, value: object) -> None:
     check_tensor(name, value)
     if value.dtype not in FLOAT_DTYPES:
         raise TypeError(
-            f"{name}: expected float16, bfloat16, float32 or float64, got {value.dtype}"
+            f"{name}: expected float16, bfloat16, float32 or float64, "
+            f"got {value.dtype}{_way_out(value)}"
         )
+
+
+def _way_out(value: Tensor) -> str:
+    if not value.is_quantized:
+        return ""
+    return "; dequantize it, or call torchvision's function, also under accelerate_torchvision()"
 
 
 def check_numbers(name: str, value: object) -> None:
     """TypeError unless `value` is a float tensor or one of integers (bool is none)."""
     check_tensor(name, value)
-    if value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(f"{name}: expected numbers, got {value.dtype}")
+    if value.is_complex() or value.dtype == torch.bool or value.is_quantized:
+        raise TypeError(f"{name}: expected numbers, got {value.dtype}{_way_out(value)}")
 
 
 def check_integers(name: str, value: object) -> None:

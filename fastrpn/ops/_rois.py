@@ -4,8 +4,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import _C, Tensor
+from torch._subclasses import FakeTensor
 
+from fastrpn.ops._autocast import widened
 from fastrpn.ops._checks import (
     FLOAT_DTYPES,
     check_float,
@@ -51,14 +53,30 @@ def as_rois(boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor:
     """Checks features and boxes and returns the boxes as RoIs, [K, 5].
 
     On the CPU, a batch index outside [0, N) raises a ValueError; a GPU is not made to wait for
-    such a check, there the RoI gives zeros.
+    such a check, and where somebody traces or transforms there are no values: there the RoI gives
+    zeros. Inside autocast, as in torchvision, half RoIs fit features of any other.
     """
     rois = boxes if isinstance(boxes, Tensor) else boxes_to_rois(boxes)
     if not _fit(rois, input):
-        _say_what_does_not_fit(rois, input)
-    if rois is boxes and rois.device.type == "cpu" and not torch.compiler.is_compiling():
+        if isinstance(input, Tensor) and torch.is_autocast_enabled(input.device.type):
+            rois = widened(rois)
+        if not _fit(rois, input):
+            _say_what_does_not_fit(rois, input)
+    if rois is boxes and _has_values(rois):
         check_batch_index(rois, input.shape[0])
     return rois
+
+
+def _has_values(rois: Tensor) -> bool:
+    """False for what stands for a tensor while code is compiled, traced, faked or transformed."""
+    return (
+        rois.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not _C._len_torch_dispatch_stack()
+        and not _C._are_functorch_transforms_active()
+        and not _C._is_tracing()
+        and not isinstance(rois, FakeTensor)
+    )
 
 
 def _fit(rois: Tensor, input: object) -> bool:
@@ -129,8 +147,3 @@ def new_empty(
     """An empty tensor of that shape and layout."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
-
-
-def needs_gradient(*tensors: Tensor) -> bool:
-    """True if autograd records what is done to one of the tensors."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

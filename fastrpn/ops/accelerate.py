@@ -7,7 +7,7 @@ torchvision's.
 
 `torchvision.ops.box_iou` and `batched_nms` are composed of torch operations, so for those two the
 Python attributes are replaced. That serves eager code that looks them up when it calls; a name that
-was bound before, with `from torchvision.ops import box_iou`, stays as it was. Gradients, rotated
+was bound before, with `from torchvision.ops import box_iou`, stays as it was. Derivatives, rotated
 boxes, tracing, scripting and `torch.compile` get torchvision's functions. So does `batched_nms` of
 few boxes, where torchvision moves classes apart by an offset and rounds: results stay identical.
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from fastrpn.ops._checks import FLOAT_DTYPES
+from fastrpn.ops._derivatives import needs_derivative
 from fastrpn.ops.box_iou import box_iou as our_box_iou
 from fastrpn.ops.nms import batched_nms as our_batched_nms
 
@@ -97,15 +98,18 @@ def _set(modules: tuple[ModuleType, ...], name: str, function: Callable) -> None
 
 
 def _is_eager(*tensors: object) -> bool:
-    """Plain float tensors of one dtype and device, no gradient, nobody tracing."""
+    """Plain float tensors of one dtype and device, no derivative needed, nobody tracing."""
     first = tensors[0]
-    return not (torch.jit.is_tracing() or torch.compiler.is_compiling()) and all(
-        type(tensor) is Tensor
-        and tensor.dtype == first.dtype
-        and tensor.device == first.device
-        and tensor.dtype in FLOAT_DTYPES
-        and not (tensor.requires_grad and torch.is_grad_enabled())
-        for tensor in tensors
+    return (
+        not (torch.jit.is_tracing() or torch.compiler.is_compiling())
+        and all(
+            type(tensor) is Tensor
+            and tensor.dtype == first.dtype
+            and tensor.device == first.device
+            and tensor.dtype in FLOAT_DTYPES
+            for tensor in tensors
+        )
+        and not needs_derivative(*tensors)
     )
 
 

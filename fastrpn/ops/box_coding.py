@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastrpn.ops._checks import check_float, check_not_nan, check_shape
+from fastrpn.ops._modes import leaf
 from fastrpn.ops.boxes import upcast
 
 # A regressor's exp may enlarge an anchor of stride 16 to 1000 pixels, not to infinity.
@@ -22,6 +23,7 @@ DEFAULT_CLIP = math.log(1000.0 / 16)
 Weights = tuple[float, float, float, float]
 
 
+@leaf
 def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
     """Expresses boxes relative to their anchors: the regression targets.
 
@@ -58,6 +60,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Weights = (1.0, 1.0, 1
     )
 
 
+@leaf
 def decode_boxes(
     deltas: Tensor,
     anchors: Tensor,

@@ -2,8 +2,11 @@
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fastrpn.ops._checks import FLOAT_DTYPES, check_same_dtype
+from fastrpn.ops._derivatives import below_autograd, needs_derivative, register_autograd
+from fastrpn.ops._modes import refuse_scripting
 from fastrpn.ops.boxes import box_convert
 from fastrpn.ops.iou_variants import check_box_sets, pairwise_iou
 
@@ -11,11 +14,13 @@ from fastrpn.ops.iou_variants import check_box_sets, pairwise_iou
 _box_iou = torch.ops.fastrpn.box_iou.default
 
 
+@refuse_scripting
 def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     """Intersection over union of every pair of boxes; as `torchvision.ops.box_iou`.
 
-    Two sets of float boxes run through the kernel. Where a gradient is required, for integers, two
-    dtypes and more dimensions, the same formula runs as torch operations.
+    Two sets of float boxes run through the kernel. Where a derivative is needed, for integers, two
+    dtypes and more dimensions, the same formula runs as torch operations, so that every mode of
+    differentiation works, any number of times, as does `torch.vmap`.
 
     Args:
         boxes1: [..., N, 4] boxes in pixels.
@@ -31,9 +36,14 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
         TypeError: not a tensor, or not numbers.
         ValueError: wrong shape, two devices, or an unknown format.
     """
-    if fmt == "xyxy" and _kernel_takes(boxes1, boxes2) and _kernel_takes(boxes2, boxes1):
+    if has_torch_function_variadic(boxes1, boxes2):
+        return handle_torch_function(box_iou, (boxes1, boxes2), boxes1, boxes2, fmt)
+    if fmt == "xyxy" and _kernel_takes(boxes1, boxes2):
         try:
-            return _box_iou(boxes1, boxes2)
+            if torch.compiler.is_compiling() or needs_derivative(boxes1, boxes2):
+                return _box_iou(boxes1, boxes2)
+            with below_autograd():
+                return _box_iou(boxes1, boxes2)
         except Exception:  # the operator refuses bad input itself; only then find the words for it
             check_box_sets(boxes1, boxes2)
             raise
@@ -49,15 +59,30 @@ def _corners(boxes: Tensor, fmt: str) -> Tensor:
     return box_convert(wide, fmt, "xyxy")
 
 
-def _kernel_takes(boxes: Tensor, others: Tensor) -> bool:
+def _kernel_takes(boxes1: object, boxes2: object) -> bool:
     return (
-        isinstance(boxes, Tensor)
-        and isinstance(others, Tensor)
-        and boxes.dtype in FLOAT_DTYPES
-        and boxes.dtype == others.dtype
-        and boxes.dim() == 2
-        and not (boxes.requires_grad and torch.is_grad_enabled())
+        isinstance(boxes1, Tensor)
+        and isinstance(boxes2, Tensor)
+        and boxes1.dtype in FLOAT_DTYPES
+        and boxes1.dtype == boxes2.dtype
+        and boxes1.dim() == 2
+        and boxes2.dim() == 2
     )
+
+
+def _formula(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    check_box_sets(boxes1, boxes2)
+    return pairwise_iou(boxes1, boxes2)
+
+
+def _batched(info, in_dims, boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, int]:
+    sets = (boxes1, boxes2)
+    first = [b if dim is None else b.movedim(dim, 0) for b, dim in zip(sets, in_dims, strict=True)]
+    return _formula(*first), 0
+
+
+register_autograd("box_iou", _formula)
+torch.library.register_vmap("fastrpn::box_iou", _batched)
 
 
 @torch.library.register_fake("fastrpn::box_iou")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastrpn.ops._checks import check_not_nan, check_numbers, check_shape
+from fastrpn.ops._modes import leaf
 
 _FORMATS = ("xyxy", "xywh", "cxcywh")
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -27,6 +28,7 @@ def upcast(tensor: Tensor) -> Tensor:
     return tensor.double()
 
 
+@leaf
 def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
     """Area of each box.
 
@@ -66,6 +68,7 @@ def _saturate(formula: Callable[[Tensor], Tensor], boxes: Tensor, dtype: torch.d
     return exact.clamp(narrow.min, min(narrow.max, wide.max)).to(dtype)
 
 
+@leaf
 def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
     """Converts between `"xyxy"` (corners), `"xywh"` (corner and size) and `"cxcywh"` (centre and
     size).
@@ -117,6 +120,7 @@ def _convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
     return torch.cat(((low + high) / 2, high - low), dim=-1)
 
 
+@leaf
 def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Moves every corner into the image.
 
@@ -147,6 +151,7 @@ def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack((x, y), dim=boxes.dim()).reshape(boxes.shape)
 
 
+@leaf
 def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
     """Finds the boxes whose two sides are both at least `min_size` pixels.
 

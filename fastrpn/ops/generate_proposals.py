@@ -15,8 +15,14 @@ from fastrpn.ops._checks import (
     check_same_dtype,
     check_shape,
 )
+from fastrpn.ops._derivatives import call, register_no_derivative
+from fastrpn.ops._modes import leaf
+from fastrpn.ops._vmap import register_loop
+
+_generate_proposals = torch.ops.fastrpn.generate_proposals.default
 
 
+@leaf
 def generate_proposals(
     objectness: Tensor,
     deltas: Tensor,
@@ -34,8 +40,8 @@ def generate_proposals(
     In each image and feature level: the `pre_nms_top_n` anchors of highest objectness, decoded,
     clipped to the image, without those narrower or lower than `min_size` or with a NaN; NMS within
     the level. Then the `post_nms_top_n` best of the image, ties by level, then by rank within the
-    level (equal objectness ranks by anchor). The results of torchvision's `filter_proposals`. No
-    gradient flows back.
+    level (equal objectness ranks by anchor). The results of torchvision's `filter_proposals`. The
+    arguments are detached: no derivative passes, in reverse or forward mode.
 
     Args:
         objectness: `[B, A]` logits, float16 to float64.
@@ -67,7 +73,8 @@ def generate_proposals(
         raise ValueError(
             f"anchors_per_level: expected sizes of sum {anchors.shape[0]}, got {levels}"
         )
-    return torch.ops.fastrpn.generate_proposals(
+    return call(
+        _generate_proposals,
         objectness.detach(),
         deltas.detach(),
         anchors.detach(),
@@ -124,3 +131,7 @@ def _check(
     for name, number in (("pre_nms_top_n", pre_nms_top_n), ("post_nms_top_n", post_nms_top_n)):
         if number <= 0:
             raise ValueError(f"{name}: expected a positive number, got {number}")
+
+
+register_no_derivative("generate_proposals")
+register_loop("generate_proposals")

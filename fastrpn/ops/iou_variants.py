@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastrpn.ops._checks import check_numbers, check_same_device, check_shape
+from fastrpn.ops._modes import leaf
 from fastrpn.ops.boxes import box_area, upcast
 
 
@@ -52,6 +53,7 @@ def result_dtype(boxes1: Tensor, boxes2: Tensor) -> torch.dtype:
     return torch.promote_types(floats[0], floats[-1])
 
 
+@leaf
 def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """GIoU (Rezatofighi et al. 2019): IoU less the empty share of the smallest box around both.
 
@@ -75,6 +77,7 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return (inter / union).to(dtype) - ((hull - union) / hull).to(dtype)
 
 
+@leaf
 def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
     """DIoU (Zheng et al. 2020): IoU less the squared distance of the centres over the hull's
     diagonal.
@@ -96,10 +99,12 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
     return _distance_iou(boxes1, boxes2, eps)[0]
 
 
+@leaf
 def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
     """CIoU (Zheng et al. 2020): DIoU less a penalty for different aspect ratios.
 
-    As in torchvision the penalty's weight is a constant for the gradient.
+    As in torchvision the penalty's weight is a constant for the gradient; here also in forward
+    mode, so that both modes agree.
 
     Args:
         boxes1: `[..., N, 4]` xyxy in pixels, floats or integers.
@@ -119,6 +124,7 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
     distance_iou, iou = _distance_iou(boxes1, boxes2, eps)
     angle1, angle2 = (_angle(boxes, distance_iou.dtype) for boxes in (boxes1, boxes2))
     v = (4 / math.pi**2) * torch.pow(angle1[..., None] - angle2[..., None, :], 2)
+    # Detached from forward mode, too, which `no_grad` leaves alone.
     alpha = (v / (1 - iou + v + eps)).detach()
     return distance_iou - alpha * v
 

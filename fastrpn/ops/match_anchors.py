@@ -12,8 +12,14 @@ from fastrpn.ops._checks import (
     check_same_dtype,
     check_shape,
 )
+from fastrpn.ops._derivatives import call, register_no_derivative
+from fastrpn.ops._modes import leaf
+from fastrpn.ops._vmap import register_loop
+
+_match_anchors = torch.ops.fastrpn.match_anchors.default
 
 
+@leaf
 def match_anchors(
     anchors: Tensor,
     gt_boxes: Tensor,
@@ -31,7 +37,7 @@ def match_anchors(
     every anchor that attains some ground truth's best IoU (ties included) also gets its own best
     ground truth, whatever the IoU. A ground truth whose best IoU is 0 claims nothing, and a NaN IoU
     counts as 0; otherwise this is torchvision's `Matcher`, for a whole batch and without the matrix
-    of all IoUs. No gradient flows back.
+    of all IoUs. The arguments are detached: no derivative passes, in reverse or forward mode.
 
     Args:
         anchors: `[A, 4]` shared by the images, or `[B, A, 4]`; xyxy in pixels, float16 to
@@ -52,8 +58,15 @@ def match_anchors(
             names it.
     """
     _check(anchors, gt_boxes, gt_counts, high, low, valid)
-    return torch.ops.fastrpn.match_anchors(
-        anchors.detach(), gt_boxes.detach(), gt_counts.long(), high, low, allow_low_quality, valid
+    return call(
+        _match_anchors,
+        anchors.detach(),
+        gt_boxes.detach(),
+        gt_counts.long(),
+        high,
+        low,
+        allow_low_quality,
+        valid,
     )
 
 
@@ -94,3 +107,7 @@ def _check(
         raise ValueError(
             f"low, high: expected 0 <= low <= high and high > 0, got low={low}, high={high}"
         )
+
+
+register_no_derivative("match_anchors")
+register_loop("match_anchors")

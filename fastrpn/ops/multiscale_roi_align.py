@@ -8,7 +8,11 @@ from torch import Tensor, nn
 
 from fastrpn.ops import _rois
 from fastrpn.ops._checks import check_not_nan
+from fastrpn.ops._derivatives import call
+from fastrpn.ops._modes import leaf
 from fastrpn.ops.boxes import box_area
+
+_roi_align = torch.ops.fastrpn.roi_align.default
 
 
 def assign_levels(
@@ -43,6 +47,7 @@ def assign_levels(
     return (level.clamp(lowest, highest) - lowest).nan_to_num(nan=-1.0).to(torch.int32)
 
 
+@leaf
 def multiscale_roi_align(
     inputs: Sequence[Tensor],
     rois: Tensor,
@@ -91,9 +96,8 @@ def multiscale_roi_align(
             f"roi_levels: expected int32 of shape [{rois.shape[0]}], "
             f"got {roi_levels.dtype} of shape {list(roi_levels.shape)}"
         )
-    return torch.ops.fastrpn.roi_align(
-        list(inputs), rois, roi_levels, list(spatial_scales), height, width, sampling_ratio, aligned
-    )
+    samples = (height, width, sampling_ratio, aligned)
+    return call(_roi_align, list(inputs), rois, roi_levels, list(spatial_scales), *samples)
 
 
 def infer_scales(
@@ -180,23 +184,40 @@ class MultiScaleRoIAlign(nn.Module):
         Raises:
             ValueError: none of the maps is there, or no image, or as `roi_align`.
         """
-        maps = [level for name, level in x.items() if name in self.featmap_names]
-        if not maps:
-            raise ValueError(f"x: expected maps named {self.featmap_names}, got {list(x)}")
-        scales = infer_scales([level.shape[2:] for level in maps], image_shapes)
-        rois = boxes if isinstance(boxes, Tensor) else _rois.boxes_to_rois(boxes)
-        levels = None
-        if len(maps) > 1:
-            lowest, highest = (round(-math.log2(scale)) for scale in (scales[0], scales[-1]))
-            levels = assign_levels(
-                rois[:, 1:], lowest, highest, self.canonical_scale, self.canonical_level
-            )
-        return multiscale_roi_align(
-            maps, rois, levels, self.output_size, scales, self.sampling_ratio
+        canonical = (self.canonical_scale, self.canonical_level)
+        parameters = (self.output_size, self.sampling_ratio)
+        return _pool_from_levels(
+            x, boxes, image_shapes, self.featmap_names, *parameters, *canonical
         )
+
+    def __prepare_scriptable__(self):
+        return multiscale_roi_align.__prepare_scriptable__()
 
     def extra_repr(self) -> str:
         return (
             f"featmap_names={self.featmap_names}, output_size={self.output_size}, "
             f"sampling_ratio={self.sampling_ratio}"
         )
+
+
+@leaf
+def _pool_from_levels(
+    x: Mapping[str, Tensor],
+    boxes: Tensor | Sequence[Tensor],
+    image_shapes: Sequence[tuple[int, int]],
+    names: Sequence[str],
+    output_size: tuple[int, int],
+    sampling_ratio: int,
+    canonical_scale: float,
+    canonical_level: int,
+) -> Tensor:
+    maps = [level for name, level in x.items() if name in names]
+    if not maps:
+        raise ValueError(f"x: expected maps named {names}, got {list(x)}")
+    scales = infer_scales([level.shape[2:] for level in maps], image_shapes)
+    rois = boxes if isinstance(boxes, Tensor) else _rois.boxes_to_rois(boxes)
+    levels = None
+    if len(maps) > 1:
+        lowest, highest = (round(-math.log2(scale)) for scale in (scales[0], scales[-1]))
+        levels = assign_levels(rois[:, 1:], lowest, highest, canonical_scale, canonical_level)
+    return multiscale_roi_align(maps, rois, levels, output_size, scales, sampling_ratio)

@@ -2,7 +2,9 @@
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from fastrpn.ops._autocast import register_boxes_and_scores
 from fastrpn.ops._checks import (
     check_boxes,
     check_float,
@@ -14,6 +16,8 @@ from fastrpn.ops._checks import (
     check_same_dtype,
     check_shape,
 )
+from fastrpn.ops._modes import leaf, refuse_scripting
+from fastrpn.ops._vmap import register_loop
 
 # The overloads themselves: finding one through torch.ops takes half a microsecond at each call.
 # They refuse bad input; only then do the checks of this file run, to find the words for it.
@@ -22,6 +26,7 @@ _batched_nms = torch.ops.fastrpn.batched_nms.default
 _nms_padded = torch.ops.fastrpn.nms_padded.default
 
 
+@refuse_scripting
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Keeps the boxes that no better kept box overlaps too much; as `torchvision.ops.nms`.
 
@@ -48,6 +53,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         raise
 
 
+@refuse_scripting
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """NMS of each class for itself; as `torchvision.ops.batched_nms`.
 
@@ -67,6 +73,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         TypeError: not a tensor, not floats, two dtypes, or classes neither numbers nor bools.
         ValueError: wrong shape, two devices, or a NaN threshold.
     """
+    if has_torch_function_variadic(boxes, scores, idxs):
+        tensors = (boxes, scores, idxs)
+        return handle_torch_function(batched_nms, tensors, *tensors, iou_threshold)
     if not (isinstance(idxs, Tensor) and idxs.dtype == torch.int64):
         idxs = _as_labels(idxs)
     try:
@@ -78,6 +87,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         raise
 
 
+@leaf
 def nms_padded(
     boxes: Tensor,
     scores: Tensor,
@@ -198,3 +208,8 @@ def _(boxes, scores, iou_threshold, max_output, counts, groups, score_threshold)
         boxes.new_empty((batch, max_output), dtype=torch.int64),
         boxes.new_empty((batch,), dtype=torch.int64),
     )
+
+
+for _name in ("nms", "batched_nms", "nms_padded"):
+    register_boxes_and_scores(_name)
+    register_loop(_name, instead="use nms_padded")

@@ -6,8 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from fastrpn.ops import _rois
+from fastrpn.ops._derivatives import SingleLevel, call, register_autograd
+from fastrpn.ops._modes import leaf
+from fastrpn.ops._vmap import register_loop
+
+_roi_align = torch.ops.fastrpn.roi_align.default
+_roi_align_backward = torch.ops.fastrpn.roi_align_backward.default
 
 
+@leaf
 def roi_align(
     input: Tensor,
     boxes: Tensor | Sequence[Tensor],
@@ -36,8 +43,10 @@ def roi_align(
             boxes are at least one cell wide.
 
     Returns:
-        [K, C, height, width] in the dtype and layout of `input`. Differentiable once, with respect
-        to `input`; the gradient is summed in the order of the boxes, so it is deterministic.
+        [K, C, height, width] in the dtype and layout of `input`. Differentiable once in
+        reverse mode and any number of times in forward mode, with respect to `input`; the boxes
+        are constants, as in torchvision. The gradient is summed in the order of the boxes, so it
+        is deterministic.
 
     Raises:
         TypeError: not float tensors, or dtypes that do not fit.
@@ -47,8 +56,8 @@ def roi_align(
     height, width = _rois.as_pair(output_size)
     _rois.check_spatial_scale(spatial_scale)
     rois = _rois.as_rois(boxes, input)
-    return torch.ops.fastrpn.roi_align(
-        [input], rois, None, [spatial_scale], height, width, sampling_ratio, aligned
+    return call(
+        _roi_align, [input], rois, None, [spatial_scale], height, width, sampling_ratio, aligned
     )
 
 
@@ -73,6 +82,9 @@ class RoIAlign(nn.Module):
         return roi_align(
             input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned
         )
+
+    def __prepare_scriptable__(self):
+        return roi_align.__prepare_scriptable__()
 
     def extra_repr(self) -> str:
         return (
@@ -116,35 +128,57 @@ def _(
     ]
 
 
-def _keep_rois(ctx, inputs, output) -> None:
-    features, rois, roi_levels, ctx.spatial_scales, _, _, ctx.sampling_ratio, ctx.aligned = inputs
-    ctx.batch = features[0].shape[0]
-    ctx.heights = [level.shape[2] for level in features]
-    ctx.widths = [level.shape[3] for level in features]
-    ctx.channels_last = _rois.is_channels_last(features[0])
-    ctx.save_for_backward(rois, *(() if roi_levels is None else (roi_levels,)))
+class _Differentiable(SingleLevel):
+    """Linear in the features for fixed RoIs: the tangent is the tangents' own RoIAlign."""
+
+    @staticmethod
+    def forward(ctx, compute, rois, roi_levels, parameters, *features):
+        ctx.parameters, ctx.shapes = parameters, [level.shape for level in features]
+        ctx.channels_last = _rois.is_channels_last(features[0])
+        ctx.save_for_backward(rois, roi_levels)
+        ctx.save_for_forward(rois, roi_levels)
+        return compute(_roi_align, list(features), rois, roi_levels, *parameters)
+
+    @staticmethod
+    def backward(ctx, grad):
+        scales, _, _, sampling_ratio, aligned = ctx.parameters
+        batch = ctx.shapes[0][0]
+        heights, widths = ([shape[dim] for shape in ctx.shapes] for dim in (2, 3))
+        sizes = (batch, heights, widths, ctx.channels_last)
+        grads = _roi_align_backward(
+            grad, *ctx.saved_tensors, scales, sampling_ratio, aligned, *sizes
+        )
+        return None, None, None, None, *grads
+
+    @staticmethod
+    def jvp(ctx, _compute, _rois, _roi_levels, _parameters, *tangents):
+        return _roi_align(list(tangents), *ctx.saved_tensors, *ctx.parameters)
 
 
-def _backward(ctx, grad: Tensor):
-    rois, *levels = ctx.saved_tensors
-    grads = torch.ops.fastrpn.roi_align_backward(
-        grad,
-        rois,
-        levels[0] if levels else None,
-        ctx.spatial_scales,
-        ctx.sampling_ratio,
-        ctx.aligned,
-        ctx.batch,
-        ctx.heights,
-        ctx.widths,
-        ctx.channels_last,
-    )
-    return grads, None, None, None, None, None, None, None
+class _DifferentiableBackward(SingleLevel):
+    """Linear in the gradient, too; not differentiable a second time in reverse mode."""
+
+    @staticmethod
+    def forward(ctx, compute, grad, rois, roi_levels, *parameters):
+        ctx.parameters = parameters
+        ctx.save_for_forward(rois, roi_levels)
+        return tuple(compute(_roi_align_backward, grad, rois, roi_levels, *parameters))
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError("roi_align: differentiable once; its backward has no derivative")
+
+    @staticmethod
+    def jvp(ctx, _compute, tangent, *_):
+        return tuple(_roi_align_backward(tangent, *ctx.saved_tensors, *ctx.parameters))
 
 
-def _refuse(ctx, *grads):
-    raise RuntimeError("roi_align: differentiable once; its backward has no derivative")
-
-
-torch.library.register_autograd("fastrpn::roi_align", _backward, setup_context=_keep_rois)
-torch.library.register_autograd("fastrpn::roi_align_backward", _refuse)
+register_autograd(
+    "roi_align",
+    lambda inputs, rois, roi_levels, *parameters: _Differentiable.of(
+        rois, roi_levels, parameters, *inputs
+    ),
+)
+register_autograd("roi_align_backward", lambda *args: list(_DifferentiableBackward.of(*args)))
+register_loop("roi_align")
+register_loop("roi_align_backward")

@@ -6,8 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from fastrpn.ops import _rois
+from fastrpn.ops._derivatives import SingleLevel, call, register_autograd
+from fastrpn.ops._modes import leaf
+from fastrpn.ops._vmap import register_loop
+
+_roi_pool = torch.ops.fastrpn.roi_pool.default
+_roi_pool_argmax = torch.ops.fastrpn.roi_pool_argmax.default
+_roi_pool_backward = torch.ops.fastrpn.roi_pool_backward.default
 
 
+@leaf
 def roi_pool(
     input: Tensor,
     boxes: Tensor | Sequence[Tensor],
@@ -30,8 +38,10 @@ def roi_pool(
         spatial_scale: cells per pixel, e.g. 1 / 16.
 
     Returns:
-        [K, C, height, width] in the dtype and layout of `input`. Differentiable once, with respect
-        to `input`; the gradient is summed in the order of the boxes, so it is deterministic.
+        [K, C, height, width] in the dtype and layout of `input`. Differentiable once in
+        reverse mode and any number of times in forward mode, with respect to `input`; the boxes
+        are constants, as in torchvision. The gradient is summed in the order of the boxes, so it
+        is deterministic.
 
     Raises:
         TypeError: not float tensors, or dtypes that do not fit.
@@ -41,9 +51,7 @@ def roi_pool(
     height, width = _rois.as_pair(output_size)
     _rois.check_spatial_scale(spatial_scale)
     rois = _rois.as_rois(boxes, input)
-    if _rois.needs_gradient(input):
-        return torch.ops.fastrpn.roi_pool_argmax(input, rois, spatial_scale, height, width)[0]
-    return torch.ops.fastrpn.roi_pool(input, rois, spatial_scale, height, width)
+    return call(_roi_pool, input, rois, spatial_scale, height, width)
 
 
 class RoIPool(nn.Module):
@@ -57,6 +65,9 @@ class RoIPool(nn.Module):
     def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
         """See `roi_pool`."""
         return roi_pool(input, rois, self.output_size, self.spatial_scale)
+
+    def __prepare_scriptable__(self):
+        return roi_pool.__prepare_scriptable__()
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
@@ -95,47 +106,64 @@ def _(
     return _rois.new_empty(grad, shape, grad.dtype, _rois.is_channels_last(argmax))
 
 
-def _keep_argmax(ctx, inputs, output) -> None:
-    input, rois, ctx.spatial_scale, _, _ = inputs
-    ctx.input_shape = input.shape
-    ctx.save_for_backward(rois, output[1])
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # else a backward makes as many zeros as there are argmaxes
+class _Differentiable(SingleLevel):
+    """Output and argmax; the winners stay the winners, so gradient and tangent follow them."""
+
+    @staticmethod
+    def forward(ctx, compute, input, rois, *parameters):
+        output, argmax = compute(_roi_pool_argmax, input, rois, *parameters)
+        ctx.spatial_scale, ctx.input_shape = parameters[0], input.shape
+        ctx.save_for_backward(rois, argmax)
+        ctx.save_for_forward(rois, argmax)
+        ctx.mark_non_differentiable(argmax)
+        ctx.set_materialize_grads(False)  # else a backward makes as many zeros as argmaxes
+        return output, argmax
+
+    @staticmethod
+    def backward(ctx, grad, _grad_argmax):
+        if grad is None:
+            return (None,) * 6
+        grad = _roi_pool_backward(grad, *ctx.saved_tensors, ctx.spatial_scale, *ctx.input_shape)
+        return None, grad, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, _compute, tangent, *_):
+        rois, argmax = ctx.saved_tensors
+        if tangent is None:
+            return argmax.new_zeros(argmax.shape, dtype=rois.dtype), None
+        return _at_winners(tangent, rois, argmax), None
 
 
-def _backward_of_argmax(ctx, grad: Tensor | None, _grad_argmax: None):
-    if grad is None:
-        return None, None, None, None, None
-    rois, argmax = ctx.saved_tensors
-    grad_input = torch.ops.fastrpn.roi_pool_backward(
-        grad, rois, argmax, ctx.spatial_scale, *ctx.input_shape
-    )
-    return grad_input, None, None, None, None
+def _at_winners(tangent: Tensor, rois: Tensor, argmax: Tensor) -> Tensor:
+    """The tangent [N, C, H, W] at each bin's winner, [K, C, height, width]; 0 where none won."""
+    _, channels, height, width = tangent.shape
+    won = argmax >= 0
+    image = rois[:, 0, None, None, None].nan_to_num().long()
+    plane = image * channels + torch.arange(channels, device=rois.device)[:, None, None]
+    index = torch.where(won, plane * (height * width) + argmax, 0)
+    return torch.where(won, tangent.reshape(-1)[index], 0)
 
 
-def _keep_input(ctx, inputs, output) -> None:
-    input, rois, *ctx.parameters = inputs
-    ctx.save_for_backward(input, rois)
+class _DifferentiableBackward(SingleLevel):
+    """Linear in the gradient; not differentiable a second time in reverse mode."""
+
+    @staticmethod
+    def forward(ctx, compute, grad, rois, argmax, *parameters):
+        ctx.parameters = parameters
+        ctx.save_for_forward(rois, argmax)
+        return compute(_roi_pool_backward, grad, rois, argmax, *parameters)
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise RuntimeError("roi_pool: differentiable once; its backward has no derivative")
+
+    @staticmethod
+    def jvp(ctx, _compute, tangent, *_):
+        return _roi_pool_backward(tangent, *ctx.saved_tensors, *ctx.parameters)
 
 
-def _backward_by_pooling_again(ctx, grad: Tensor):
-    """For callers of the raw operator, which keeps no argmax."""
-    input, rois = ctx.saved_tensors
-    argmax = torch.ops.fastrpn.roi_pool_argmax(input.detach(), rois, *ctx.parameters)[1]
-    grad_input = torch.ops.fastrpn.roi_pool_backward(
-        grad, rois, argmax, ctx.parameters[0], *input.shape
-    )
-    return grad_input, None, None, None, None
-
-
-def _refuse(ctx, *grads):
-    raise RuntimeError("roi_pool: differentiable once; its backward has no derivative")
-
-
-torch.library.register_autograd(
-    "fastrpn::roi_pool_argmax", _backward_of_argmax, setup_context=_keep_argmax
-)
-torch.library.register_autograd(
-    "fastrpn::roi_pool", _backward_by_pooling_again, setup_context=_keep_input
-)
-torch.library.register_autograd("fastrpn::roi_pool_backward", _refuse)
+register_autograd("roi_pool", lambda *args: _roi_pool_argmax(*args)[0])
+register_autograd("roi_pool_argmax", _Differentiable.of)
+register_autograd("roi_pool_backward", _DifferentiableBackward.of)
+for _name in ("roi_pool", "roi_pool_argmax", "roi_pool_backward"):
+    register_loop(_name)

@@ -10,8 +10,14 @@ from fastrpn.ops._checks import (
     check_same_device,
     check_same_dtype,
 )
+from fastrpn.ops._derivatives import call, register_no_derivative
+from fastrpn.ops._modes import leaf
+from fastrpn.ops._vmap import register_loop
+
+_soft_nms = torch.ops.fastrpn.soft_nms.default
 
 
+@leaf
 def soft_nms(
     boxes: Tensor,
     scores: Tensor,
@@ -27,7 +33,8 @@ def soft_nms(
     `1 - iou` where the IoU is greater than `iou_threshold` (linear), or `exp(-iou**2 / sigma)`
     (gaussian). A box without `score > score_threshold` is dropped; as in torch, the comparison is
     one in the dtype of `scores`. Equal scores: the lower index first. Half types compute in float32
-    and round a score where it is compared or returned. No gradient flows back.
+    and round a score where it is compared or returned. The
+    arguments are detached: no derivative passes, in reverse or forward mode.
 
     Args:
         boxes: `[N, 4]` xyxy in pixels, float16 to float64.
@@ -59,8 +66,8 @@ def soft_nms(
     check_not_nan("iou_threshold", iou_threshold)
     if not score_threshold >= 0:
         raise ValueError(f"score_threshold: expected a number >= 0, got {score_threshold}")
-    return torch.ops.fastrpn.soft_nms(
-        boxes.detach(), scores.detach(), method, sigma, iou_threshold, score_threshold
+    return call(
+        _soft_nms, boxes.detach(), scores.detach(), method, sigma, iou_threshold, score_threshold
     )
 
 
@@ -70,8 +77,5 @@ def _(boxes, scores, method, sigma, iou_threshold, score_threshold):
     return boxes.new_empty(size, dtype=torch.int64), scores.new_empty(size)
 
 
-def _no_gradient(ctx, grad_indices, grad_scores):
-    raise NotImplementedError("soft_nms has no gradient; detach its arguments")
-
-
-torch.library.register_autograd("fastrpn::soft_nms", _no_gradient)
+register_no_derivative("soft_nms")
+register_loop("soft_nms", instead="use nms_padded")
