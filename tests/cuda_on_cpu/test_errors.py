@@ -61,11 +61,6 @@ REQUESTS = {
     "nms ranked": (nms_request(150), 1 + 3, 3),
     "nms of nothing": (nms_request(0), 1 + 1, 0),
     "nms sorted": (nms_request(4100, counts=torch.tensor([90]), max_output=1000), 2 + 4 + 5, 3),
-    "nms of doubles": (
-        nms_request(4100, torch.float64, counts=torch.tensor([90]), max_output=1000),
-        2 + 4 + 5,
-        3,
-    ),
     "nms of groups": (nms_request(150, groups=torch.arange(150)[None] % 3), 1 + 3, 9),
     "soft_nms": (soft_nms_request(40), 1 + 2, 2),
     "match_anchors": (match_request(), 1 + 3, 3),
