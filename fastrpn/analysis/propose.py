@@ -92,8 +92,8 @@ def rpn_proposals(
         raise ValueError(f"limit must be positive, got {limit}")
     device = next(model.parameters()).device
     with torch.inference_mode(), _proposing(model, limit):
-        batch = model.transform([image.to(device) for image in images], model.memory_format)
-        proposals, _ = model.rpn(model.features(batch.images), batch)
+        batch = model.prepare([image.to(device) for image in images])
+        proposals = model.propose(batch)
     results = []
     for image, size, boxes, scores, count in zip(
         images, batch.sizes, *proposals[:2], proposals.counts.tolist(), strict=True

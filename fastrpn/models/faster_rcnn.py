@@ -18,6 +18,7 @@ from fastrpn.models.structures import (
     GroundTruth,
     ImageBatch,
     Proposals,
+    RPNOutput,
     list_of_maps,
 )
 from fastrpn.models.transform import ImageTransform, to_lists
@@ -79,17 +80,34 @@ class FasterRCNN(nn.Module):
             TypeError, ValueError: unsound images, targets or proposals; the message names the
                 entry.
         """
-        check_images(images)
         if self.training:
-            check_targets(targets, images, self.num_classes)
+            batch, ground_truth = self.prepare_training(images, targets)
+            return self.losses(batch, ground_truth, self._given(proposals, images, batch))
+        batch = self.prepare(images)
+        detections = self.detect(batch, self._given(proposals, images, batch))
+        return to_lists(detections, images, batch)
+
+    def prepare(self, images: Sequence[Tensor]) -> ImageBatch:
+        """Checked images, RGB [3, H, W] in 0..1, as a batch: normalised, resized and padded."""
+        check_images(images)
+        return self.transform(images, self.memory_format)
+
+    def prepare_training(
+        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None
+    ) -> tuple[ImageBatch, GroundTruth]:
+        """Checked images and targets, see :meth:`forward`, as a batch and its ground truth."""
+        check_images(images)
+        check_targets(targets, images, self.num_classes)
         batch = self.transform(images, self.memory_format)
-        given = None
-        if proposals is not None:
-            check_proposals(proposals, images)
-            given = self.transform.proposals(proposals, images, batch)
-        if not self.training:
-            return to_lists(self.detect(batch, given), images, batch)
-        return self.losses(batch, self.transform.ground_truth(targets, images, batch), given)
+        return batch, self.transform.ground_truth(targets, images, batch)
+
+    def _given(
+        self, proposals: Sequence[Tensor] | None, images: Sequence[Tensor], batch: ImageBatch
+    ) -> Proposals | None:
+        if proposals is None:
+            return None
+        check_proposals(proposals, images)
+        return self.transform.proposals(proposals, images, batch)
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -118,6 +136,14 @@ class FasterRCNN(nn.Module):
             proposals, _ = self.rpn(features, batch)
         detections, _ = self.roi_head(features, proposals, batch.sizes)
         return detections
+
+    def propose(self, batch: ImageBatch) -> Proposals:
+        """The RPN's proposals in a padded batch; boxes in pixels of the batch's images."""
+        return self.rpn.propose(self.predict_rpn(batch), batch)
+
+    def predict_rpn(self, batch: ImageBatch) -> RPNOutput:
+        """What the RPN says of every anchor of a padded batch."""
+        return self.rpn.predict(self.features(batch.images), batch)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The backbone's maps as a list, one for each level."""

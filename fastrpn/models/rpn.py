@@ -12,7 +12,7 @@ from fastrpn.models.anchors import AnchorGenerator, extents, inside_image
 from fastrpn.models.config import ModelConfig
 from fastrpn.models.losses import rpn_losses
 from fastrpn.models.sampling import sample
-from fastrpn.models.structures import GroundTruth, ImageBatch, Proposals, gather_rows
+from fastrpn.models.structures import GroundTruth, ImageBatch, Proposals, RPNOutput, gather_rows
 from fastrpn.models.winograd import conv2d
 from fastrpn.ops import decode_boxes, encode_boxes, generate_proposals, match_anchors
 
@@ -82,32 +82,29 @@ class RegionProposalNetwork(nn.Module):
             batch: the images they were computed from; only their sizes are used.
             ground_truth: given in training; without it there are no losses.
         """
-        objectness, deltas, anchors, grids = self.predict(features, batch)
-        proposals = self.propose(objectness, deltas, anchors, batch, grids)
+        output = self.predict(features, batch)
+        proposals = self.propose(output, batch)
         if ground_truth is None:
             return proposals, {}
-        return proposals, self.losses(objectness, deltas, anchors, batch.sizes, ground_truth)
+        return proposals, self.losses(output, batch, ground_truth)
 
-    def predict(
-        self, features: Sequence[Tensor], batch: ImageBatch
-    ) -> tuple[Tensor, Tensor, Tensor, list[tuple[int, int]]]:
-        """Objectness [B, A], deltas [B, A, 4], anchors [A, 4], (rows, columns) of each level."""
+    def predict(self, features: Sequence[Tensor], batch: ImageBatch) -> RPNOutput:
+        """Objectness and deltas of all anchors."""
         features = self.config.of_rpn(features)
         objectness, deltas = self.head(features)
-        grids = [tuple(feature.shape[-2:]) for feature in features]
-        anchors = self.anchors(grids, tuple(batch.images.shape[-2:]))
-        return objectness, deltas, extents(anchors, self.config.anchor_convention), grids
+        grids = [(feature.shape[-2], feature.shape[-1]) for feature in features]
+        anchors = self.anchors(grids, (batch.images.shape[-2], batch.images.shape[-1]))
+        return RPNOutput(
+            objectness,
+            deltas,
+            extents(anchors, self.config.anchor_convention),
+            [rows * columns * self.anchors.per_position for rows, columns in grids],
+        )
 
-    def propose(
-        self,
-        objectness: Tensor,
-        deltas: Tensor,
-        anchors: Tensor,
-        batch: ImageBatch,
-        grids: Sequence[tuple[int, int]],
-    ) -> Proposals:
+    def propose(self, output: RPNOutput, batch: ImageBatch) -> Proposals:
         """Decoded, clipped and suppressed anchors; no gradient flows through their coordinates."""
         config = self.config
+        objectness, deltas, anchors, anchors_per_level = output
         objectness, deltas = objectness.detach(), deltas.detach()
         if config.rpn_min_size_original and batch.scales is not None:
             objectness, deltas = _without_small(
@@ -124,27 +121,19 @@ class RegionProposalNetwork(nn.Module):
                 post_nms_top_n=getattr(config, f"rpn_post_nms_top_n_{mode}"),
                 nms_threshold=config.rpn_nms_threshold,
                 min_size=0.0 if config.rpn_min_size_original else config.rpn_min_size,
-                anchors_per_level=[rows * cols * self.anchors.per_position for rows, cols in grids],
+                anchors_per_level=anchors_per_level,
             )
         )
 
     def losses(
-        self,
-        objectness: Tensor,
-        deltas: Tensor,
-        anchors: Tensor,
-        image_sizes: Tensor,
-        ground_truth: GroundTruth,
+        self, output: RPNOutput, batch: ImageBatch, ground_truth: GroundTruth
     ) -> dict[str, Tensor]:
-        """Labels the anchors, samples some and compares them with their ground truth.
-
-        Args:
-            objectness: [B, A]. deltas: [B, A, 4]. anchors: [A, 4]. image_sizes: [B, 2].
-        """
+        """Labels the anchors, samples some and compares them with their ground truth."""
         config = self.config
+        objectness, deltas, anchors, _ = output
         valid = None
         if not config.rpn_train_cross_boundary:
-            valid = inside_image(anchors, image_sizes)
+            valid = inside_image(anchors, batch.sizes)
         matched, _ = match_anchors(
             anchors,
             ground_truth.boxes,
