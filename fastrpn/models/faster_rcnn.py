@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastrpn.models import backbones
 from fastrpn.models.config import PRESETS, ModelConfig
+from fastrpn.models.convolution import training_layout
 from fastrpn.models.roi_head import BoxHead, RoIHead
 from fastrpn.models.rpn import RegionProposalNetwork
 from fastrpn.models.structures import (
@@ -111,12 +112,16 @@ class FasterRCNN(nn.Module):
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """The layout of the weights and so of the maps; ``model.to(memory_format=...)`` sets it.
+        """The layout of the maps.
 
-        A new model is channels_last, the fast one on CPUs and GPUs.
+        It is the weights', which ``model.to(memory_format=...)`` sets and which is channels_last in
+        a new model. Weights in channels_last train in what is fast on the device,
+        see :func:`~fastrpn.models.convolution.training_layout`.
         """
         weight = self.rpn.head.conv.weight
-        return torch.contiguous_format if weight.is_contiguous() else torch.channels_last
+        if weight.is_contiguous():
+            return torch.contiguous_format
+        return training_layout(weight.device) if self.training else torch.channels_last
 
     def losses(
         self, batch: ImageBatch, ground_truth: GroundTruth, proposals: Proposals | None = None

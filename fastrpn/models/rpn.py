@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from fastrpn.models.anchors import AnchorGenerator, extents, inside_image
 from fastrpn.models.config import ModelConfig
+from fastrpn.models.convolution import Conv2d, SampledConv2d
 from fastrpn.models.losses import rpn_losses
 from fastrpn.models.sampling import sample
 from fastrpn.models.structures import GroundTruth, ImageBatch, Proposals, RPNOutput, gather_rows
-from fastrpn.models.winograd import conv2d
 from fastrpn.ops import decode_boxes, encode_boxes, generate_proposals, match_anchors
 
 __all__ = ["RPNHead", "RegionProposalNetwork"]
@@ -31,9 +31,9 @@ class RPNHead(nn.Module):
     def __init__(self, in_channels: int, num_anchors: int, channels: int | None = None) -> None:
         super().__init__()
         channels = channels or in_channels
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.cls_logits = nn.Conv2d(channels, num_anchors, 1)
-        self.bbox_pred = nn.Conv2d(channels, num_anchors * 4, 1)
+        self.conv = SampledConv2d(in_channels, channels)
+        self.cls_logits = Conv2d(channels, num_anchors, 1)
+        self.bbox_pred = Conv2d(channels, num_anchors * 4, 1)
         for layer in (self.conv, self.cls_logits, self.bbox_pred):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
@@ -42,7 +42,7 @@ class RPNHead(nn.Module):
         """Feature maps [B, C, H, W] of all levels -> objectness [B, A], deltas [B, A, 4]."""
         objectness, deltas = [], []
         for feature in features:
-            hidden = F.relu_(conv2d(feature, self.conv.weight, self.conv.bias, padding=1))
+            hidden = F.relu(self.conv(feature))
             objectness.append(_flatten(self.cls_logits(hidden), 1).squeeze(2))
             deltas.append(_flatten(self.bbox_pred(hidden), 4))
         return torch.cat(objectness, dim=1), torch.cat(deltas, dim=1)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastrpn.models.config import ModelConfig
+from fastrpn.models.convolution import Conv2d
 
 __all__ = ["TINY_CONFIG", "Tiny", "TinyHead"]
 
@@ -37,7 +38,7 @@ TINY_CONFIG = ModelConfig(
 
 
 def _conv_norm(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+    conv = Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
@@ -59,7 +60,7 @@ class Tiny(nn.Module):
         self.residual = nn.Sequential(_conv_norm(96, 96), nn.ReLU(), _conv_norm(96, 96))
         self.coarse = _conv_norm(96, 96)
         self.fine = _conv_norm(48, 48)
-        self.context = nn.Sequential(nn.Conv2d(96, 48, 1, bias=False), nn.BatchNorm2d(48))
+        self.context = nn.Sequential(Conv2d(96, 48, 1, bias=False), nn.BatchNorm2d(48))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] -> {"fine": [B, 48, H / 4, W / 4], "coarse": [B, 96, H / 8, W / 8]}."""
