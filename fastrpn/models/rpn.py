@@ -65,9 +65,32 @@ class RegionProposalNetwork(nn.Module):
 
     def __init__(self, in_channels: int, strides: Sequence[int], config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.strides = tuple(strides)
         self.anchors = AnchorGenerator.of(config, strides)
         self.head = RPNHead(in_channels, self.anchors.per_position)
+        self._config = config
+
+    @property
+    def config(self) -> ModelConfig:
+        """The rules; the anchors follow them.
+
+        Raises:
+            ValueError: another number of anchors at a position or of levels.
+        """
+        return self._config
+
+    @config.setter
+    def config(self, config: ModelConfig) -> None:
+        with torch.inference_mode(False):  # whatever the mode now, they are for training, too
+            anchors = AnchorGenerator.of(config, self.strides)
+        for what, new, old in (
+            ("anchors at a position", anchors.per_position, self.anchors.per_position),
+            ("RPN levels", len(anchors.strides), len(self.anchors.strides)),
+        ):
+            if new != old:
+                raise ValueError(f"config has {new} {what}, the network is built for {old}")
+        self.anchors = anchors.to(self.anchors.cells)
+        self._config = config
 
     def forward(
         self,
@@ -101,26 +124,34 @@ class RegionProposalNetwork(nn.Module):
             [rows * columns * self.anchors.per_position for rows, columns in grids],
         )
 
-    def propose(self, output: RPNOutput, batch: ImageBatch) -> Proposals:
-        """Decoded, clipped and suppressed anchors; no gradient flows through their coordinates."""
+    def propose(self, output: RPNOutput, batch: ImageBatch, limit: int | None = None) -> Proposals:
+        """Decoded, clipped and suppressed anchors; no gradient flows through their coordinates.
+
+        Args:
+            limit: at most this many an image, whatever the configuration says.
+        """
         config = self.config
+        before_nms = (config.rpn_pre_nms_top_n_test, config.rpn_pre_nms_top_n_train)
+        after_nms = (config.rpn_post_nms_top_n_test, config.rpn_post_nms_top_n_train)
+        pre_nms_top_n, post_nms_top_n = before_nms[self.training], after_nms[self.training]
+        if limit is not None:
+            pre_nms_top_n, post_nms_top_n = max(limit, *before_nms), limit
+        min_size = config.rpn_min_size
         objectness, deltas, anchors, anchors_per_level = output
         objectness, deltas = objectness.detach(), deltas.detach()
-        if config.rpn_min_size_original and batch.scales is not None:
-            objectness, deltas = _without_small(
-                objectness, deltas, anchors, batch, config.rpn_min_size
-            )
-        mode = "train" if self.training else "test"
+        if config.rpn_min_size_original:
+            objectness, deltas = _without_small(objectness, deltas, anchors, batch, min_size)
+            min_size = 0.0
         return Proposals(
             *generate_proposals(
                 objectness,
                 deltas,
                 anchors,
                 batch.sizes,
-                pre_nms_top_n=getattr(config, f"rpn_pre_nms_top_n_{mode}"),
-                post_nms_top_n=getattr(config, f"rpn_post_nms_top_n_{mode}"),
+                pre_nms_top_n=pre_nms_top_n,
+                post_nms_top_n=post_nms_top_n,
                 nms_threshold=config.rpn_nms_threshold,
-                min_size=0.0 if config.rpn_min_size_original else config.rpn_min_size,
+                min_size=min_size,
                 anchors_per_level=anchors_per_level,
             )
         )
@@ -155,17 +186,16 @@ class RegionProposalNetwork(nn.Module):
         if config.rpn_normalizer == "paper":
             positions = anchors.shape[0] / self.anchors.per_position
             normalizers = (config.rpn_batch_size, positions)
-        loss_objectness, loss_box = rpn_losses(
+        objectness_loss, box_loss = rpn_losses(
             gather_rows(objectness, samples.indices),
             gather_rows(deltas, samples.indices),
             targets,
-            samples.positive,
-            samples.weights,
+            samples,
             beta=config.rpn_smooth_l1_beta,
             normalizers=normalizers,
             box_weight=config.rpn_box_weight,
         )
-        return {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_box}
+        return {"loss_objectness": objectness_loss, "loss_rpn_box_reg": box_loss}
 
 
 def _without_small(
@@ -174,7 +204,10 @@ def _without_small(
     """Takes boxes out that are narrower or lower than ``min_size`` pixels of the original images.
 
     As in py-faster-rcnn before the best are chosen: -inf comes last, and a box of NaNs is dropped.
+    All stay if the batch does not know by what its images were resized.
     """
+    if batch.scales is None:
+        return objectness, deltas
     boxes = decode_boxes(deltas, anchors)
     limit = batch.sizes.flip(1).repeat(1, 2)[:, None]  # (width, height) twice
     boxes = torch.minimum(boxes.clamp(min=0), limit)

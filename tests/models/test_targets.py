@@ -44,7 +44,7 @@ def rpn_targets(monkeypatch, anchors, ground_truth, size=(100, 100), **options):
     )
     batch = ImageBatch(torch.zeros(1, 3, *size), torch.tensor([size]))
     model.rpn.losses(output, batch, ground_truth)
-    ((objectness, _, targets, positive, weights), kwargs) = calls[0]
+    ((objectness, _, targets, (_, positive, weights)), kwargs) = calls[0]
     sampled = objectness[0][weights[0] > 0].long().tolist()  # the logit is the anchor's row
     return dict(zip(sampled, positive[0].tolist(), strict=False)), targets[0], kwargs
 

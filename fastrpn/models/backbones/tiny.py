@@ -5,36 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastrpn.models.config import ModelConfig
 from fastrpn.models.convolution import Conv2d
 
-__all__ = ["TINY_CONFIG", "Tiny", "TinyHead"]
-
-TINY_CONFIG = ModelConfig(
-    min_size=160,
-    max_size=160,
-    image_mean=(0.5, 0.5, 0.5),
-    image_std=(0.25, 0.25, 0.25),
-    anchor_sizes=((26.0, 36.0, 48.0, 64.0),),  # of the synthetic data: recall 0.96 at IoU 0.7
-    anchor_ratios=(0.7, 1.0, 1.43),
-    rpn_levels=1,
-    roi_levels=1,
-    rpn_train_cross_boundary=True,
-    rpn_smooth_l1_beta=1 / 9,
-    rpn_normalizer="sampled",
-    rpn_box_weight=1.0,
-    rpn_pre_nms_top_n_train=600,
-    rpn_pre_nms_top_n_test=600,
-    rpn_post_nms_top_n_train=200,
-    rpn_post_nms_top_n_test=100,
-    rpn_min_size=2.0,
-    box_batch_size=48,
-    box_positive_fraction=0.5,
-    box_negative_iou=(0.0, 0.5),
-    box_smooth_l1_beta=1.0,
-    box_dropout=0.0,
-    box_nms_threshold=0.4,
-)
+__all__ = ["Tiny", "TinyHead"]
 
 
 def _conv_norm(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
