@@ -75,10 +75,11 @@ def seeded(**options):
     ],
 )
 def test_a_change_of_the_config_acts_on_every_part(options):
+    options = {"box_score_threshold": 0.02, **options}
     changed = seeded()
     with torch.inference_mode():  # what follows the rules must not be bound to this mode
-        changed.config = changed.config.override(box_score_threshold=0.02, **options)
-    built = seeded(**{"box_score_threshold": 0.02, **options})
+        changed.config = changed.config.override(**options)
+    built = seeded(**options)
     assert changed.config == built.config
     with torch.no_grad():
         expected, found = built(IMAGES)[0], changed(IMAGES)[0]
