@@ -24,21 +24,27 @@ def training_layout(device: torch.device) -> torch.memory_format:
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d``, on CPUs in the layout of its input and with a faster stride.
+    """``nn.Conv2d`` that trains on CPUs in the layout of its input, and faster with a stride.
 
-    torch's takes channels_last as soon as the weights have it, whatever the input's is. And of a
-    1x1 convolution with a stride oneDNN's gradient takes up to three times as long as of one
-    without, on the positions that the stride leaves.
+    torch's takes channels_last as soon as the weights have it, whatever the input's is. And in the
+    contiguous layout the gradient of a 1x1 convolution with a stride takes oneDNN up to three times
+    as long as of one without, on the positions that the stride leaves.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if input.device.type != "cpu" or torch.compiler.is_compiling():
+        if not (_needs_gradients_on_cpu(input) and input.is_contiguous()):
             return super()._conv_forward(input, weight, bias)
         weight = _in_layout_of(input, weight)
         if self.kernel_size == (1, 1) and self.stride != (1, 1) and self.padding == (0, 0):
             down, right = self.stride
             return F.conv2d(input[..., ::down, ::right], weight, bias, groups=self.groups)
         return super()._conv_forward(input, weight, bias)
+
+
+def _needs_gradients_on_cpu(input: Tensor) -> bool:
+    """Whether to choose how; a compiler or an export chooses by itself."""
+    on_cpu = input.device.type == "cpu"
+    return on_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _in_layout_of(input: Tensor, weight: Tensor) -> Tensor:
@@ -63,13 +69,8 @@ class SampledConv2d(Conv2d):
         super().__init__(in_channels, out_channels, 3, padding=1)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        is_plain = (
-            input.device.type != "cpu"
-            or torch.is_autocast_enabled("cpu")  # then its backward pass is in two types
-            or torch.compiler.is_compiling()  # positions depend on values
-            or not torch.is_grad_enabled()
-        )
-        if is_plain:
+        # Under autocast the backward pass would mix two types.
+        if not _needs_gradients_on_cpu(input) or torch.is_autocast_enabled("cpu"):
             return super()._conv_forward(input, weight, bias)
         return _Sampled.apply(input, _in_layout_of(input, weight), bias)
 
