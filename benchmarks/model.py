@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
@@ -34,6 +35,7 @@ from fastrpn.models import faster_rcnn, load_torchvision
 from fastrpn.models.checkpoint import load_model
 
 CLASSES = 91
+LAYOUT = "fastrpn channels_last"  # also where training would choose the other layout
 BF16 = " bf16"  # behind a library's name: the same under autocast
 SHARE = "behind the backbone, no product"
 SIZES = {"150x200": (150, 200), "600x800": (600, 800), "800x1333 (default)": (800, 1333)}
@@ -145,7 +147,9 @@ def inference(work: str, rounds: int, bf16: bool, clock: Callable[[], float]) ->
     }
 
 
-def training(work: str, rounds: int, bf16: bool, clock: Callable[[], float]) -> dict:
+def training(
+    work: str, rounds: int, bf16: bool, clock: Callable[[], float], layouts: bool = False
+) -> dict:
     """Times a step of fine-tuning with one image: losses, gradients and the update."""
     models = {name: model.train() for name, model in build_pair(SIZES[work], True).items()}
     images = [torch.rand(3, *SIZES[work])]
@@ -168,7 +172,13 @@ def training(work: str, rounds: int, bf16: bool, clock: Callable[[], float]) -> 
         losses.backward()
         optimizers[name].step()
 
+    def step_in_channels_last() -> None:
+        with patch("fastrpn.models.faster_rcnn.training_layout", lambda _: torch.channels_last):
+            step("fastrpn")
+
     candidates = with_bf16(models, bf16, lambda name, dtype: partial(step, name, dtype))
+    if layouts:
+        candidates[LAYOUT] = step_in_channels_last
     return _row("training step", work, take_turns(candidates, rounds, clock))
 
 
@@ -224,6 +234,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="runs of each candidate")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--bf16", action="store_true", help="autocast as well; emulation is slow")
+    parser.add_argument(
+        "--layouts", action="store_true", help="training in channels_last as well, on every CPU"
+    )
     parser.add_argument("--checkpoint", type=Path, help="of a trained model: AP in both precisions")
     parser.add_argument("--data", type=Path, help="VOC layout, for --checkpoint; else synthetic")
     parser.add_argument(
@@ -233,9 +246,10 @@ def main(arguments: list[str] | None = None) -> None:
     clock = time.process_time if options.cpu_time else time.perf_counter
     console = Console()
     rows = []
-    for measure in (inference, training):
+    trains = partial(training, layouts=options.layouts)
+    for name, measure in (("inference", inference), ("training", trains)):
         for work in options.sizes:
-            with console.status(f"{measure.__name__}, {work}"):
+            with console.status(f"{name}, {work}"):
                 rows.append(measure(work, options.rounds, options.bf16, clock))
     results = environment() | {
         "clock": "CPU time" if options.cpu_time else "wall",

@@ -132,7 +132,7 @@ def same_buffers(model: nn.Module) -> None:
             dist.broadcast(buffer, 0)
 
 
-def share_gradients(module: nn.Module, device: torch.device, some_unused: bool) -> nn.Module:
+def share_gradients(module: nn.Module, some_unused: bool) -> nn.Module:
     """Wraps a module so that its backward pass averages gradients over the processes.
 
     Args:
@@ -140,8 +140,5 @@ def share_gradients(module: nn.Module, device: torch.device, some_unused: bool) 
     """
     if size() == 1:
         return module
-    return DistributedDataParallel(
-        module,
-        [device] if device.type == "cuda" else None,
-        find_unused_parameters=some_unused,
-    )
+    # Without its list of devices it leaves the arguments where they are, see `OptimizerStep`.
+    return DistributedDataParallel(module, find_unused_parameters=some_unused)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence, Sized
 
 import cv2
 import numpy as np
@@ -91,9 +89,9 @@ def rpn_proposals(
     if limit < 1:
         raise ValueError(f"limit must be positive, got {limit}")
     device = next(model.parameters()).device
-    with torch.inference_mode(), _proposing(model, limit):
-        batch = model.transform([image.to(device) for image in images], model.memory_format)
-        proposals, _ = model.rpn(model.features(batch.images), batch)
+    with torch.inference_mode():
+        batch = model.prepare([image.to(device) for image in images])
+        proposals = model.propose(batch, limit)
     results = []
     for image, size, boxes, scores, count in zip(
         images, batch.sizes, *proposals[:2], proposals.counts.tolist(), strict=True
@@ -102,18 +100,6 @@ def rpn_proposals(
         scale = (own_size / size).flip(0).repeat(2)
         results.append((boxes[:count] * scale, scores[:count]))
     return results
-
-
-@contextmanager
-def _proposing(model: FasterRCNN, limit: int) -> Iterator[None]:
-    """Lets the RPN give `limit` proposals for a while."""
-    config = model.rpn.config
-    most = max(limit, config.rpn_pre_nms_top_n_test, config.rpn_pre_nms_top_n_train)
-    model.rpn.config = replace(config, rpn_post_nms_top_n_test=limit, rpn_pre_nms_top_n_test=most)
-    try:
-        yield
-    finally:
-        model.rpn.config = config
 
 
 def selective_search(

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from fastrpn.models import FasterRCNN
 from fastrpn.models.structures import Detections, ImageBatch
 from fastrpn.models.transform import to_lists
-from fastrpn.models.validation import check_images
 
 __all__ = ["GraphCache", "graphed"]
 
@@ -91,8 +90,7 @@ def detect_lists(
     model: FasterRCNN, detect: Detect, images: Sequence[Tensor]
 ) -> list[dict[str, Tensor]]:
     """What ``model(images)`` gives, with another ``detect`` between the lists."""
-    check_images(images)
-    batch = model.transform(images, model.memory_format)
+    batch = model.prepare(images)
     return to_lists(detect(batch), images, batch)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from fastrpn.files import UNFINISHED, replacing
-from fastrpn.models import FasterRCNN, ModelConfig
-from fastrpn.models.faster_rcnn import build_model
+from fastrpn.models.config import ModelConfig
+from fastrpn.models.faster_rcnn import FasterRCNN
+from fastrpn.models.zoo import build_model
 
 __all__ = ["describe_model", "load_checkpoint", "load_model", "require_same_model"]
 __all__ += ["clear_folder", "save_checkpoint"]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastrpn.models.sampling import Samples
+
 __all__ = ["box_head_losses", "rpn_losses"]
 
 
@@ -17,8 +19,7 @@ def rpn_losses(
     objectness: Tensor,
     deltas: Tensor,
     targets: Tensor,
-    positive: Tensor,
-    weights: Tensor,
+    samples: Samples,
     *,
     beta: float,
     normalizers: tuple[float, float] | None = None,
@@ -30,8 +31,8 @@ def rpn_losses(
 
     Args:
         objectness: [B, S] logits.
-        deltas, targets: [B, S, 4]; targets count only where ``positive``.
-        positive: bool [B, S]. weights: float [B, S].
+        deltas, targets: [B, S, 4]; targets count only where a sample is positive.
+        samples: what the slots hold.
         beta: where smooth L1 turns from quadratic to linear (1 / sigma^2).
         normalizers: (N_cls, N_reg) of equation 1 for one image; None divides both by the number
             of sampled anchors.
@@ -42,14 +43,14 @@ def rpn_losses(
     """
     objectness, deltas = objectness.float(), deltas.float()
     if normalizers is None:
-        by_class = by_box = weights.sum().clamp(min=1)
+        by_class = by_box = samples.weights.sum().clamp(min=1)
     else:
         by_class, by_box = (n * objectness.shape[0] for n in normalizers)
     cross_entropy = F.binary_cross_entropy_with_logits(
-        objectness, positive.float(), weight=weights, reduction="sum"
+        objectness, samples.positive.float(), weight=samples.weights, reduction="sum"
     )
-    box = _box_loss(deltas, targets, positive, beta)
-    return cross_entropy / by_class, box_weight * box / by_box
+    regression = _regression(deltas, targets, samples.positive, beta)
+    return cross_entropy / by_class, box_weight * regression / by_box
 
 
 def box_head_losses(
@@ -84,11 +85,11 @@ def box_head_losses(
     if std is not None:
         deltas, targets = deltas / std[labels], targets / std[labels]
     positive = (labels > 0) & (weights > 0)
-    box = _box_loss(deltas, targets, positive, beta)
-    return (cross_entropy * weights.flatten()).sum() / count, box / count
+    regression = _regression(deltas, targets, positive, beta)
+    return (cross_entropy * weights.flatten()).sum() / count, regression / count
 
 
-def _box_loss(deltas: Tensor, targets: Tensor, positive: Tensor, beta: float) -> Tensor:
+def _regression(deltas: Tensor, targets: Tensor, positive: Tensor, beta: float) -> Tensor:
     # The target of a slot without an object may be infinite or NaN: replace it, as NaN * 0 is NaN.
     mask = positive[..., None]
     targets = torch.where(mask, targets, 0.0)

@@ -20,28 +20,31 @@ class RegionPooler(nn.Module):
     Args:
         strides: pixels between neighbouring positions, for each level; powers of two where there
             are several.
-        config: ``roi_op``, ``roi_size``, ``roi_levels``, ``roi_sampling_ratio``, ``roi_aligned``.
-
-    Raises:
-        ValueError: RoIPool on several levels.
     """
 
-    def __init__(self, strides: Sequence[int], config: ModelConfig) -> None:
+    def __init__(self, strides: Sequence[int]) -> None:
         super().__init__()
-        self.config = config
-        self.strides = tuple(strides)[: config.roi_levels]
-        if config.roi_op == "roi_pool" and len(self.strides) > 1:
-            raise ValueError(f"roi_op roi_pool pools from one level, got strides {self.strides}")
+        self.strides = tuple(strides)
 
-    def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
-        """Maps [B, C, H, W] of all levels, RoIs [N, 5] -> [N, C, size, size]."""
-        config = self.config
-        scales = [1 / stride for stride in self.strides]
+    def check(self, config: ModelConfig) -> None:
+        """Raises ValueError for RoIPool on several levels."""
+        strides = self.strides[: config.roi_levels]
+        if config.roi_op == "roi_pool" and len(strides) > 1:
+            raise ValueError(f"roi_op roi_pool pools from one level, got strides {strides}")
+
+    def forward(self, features: Sequence[Tensor], rois: Tensor, config: ModelConfig) -> Tensor:
+        """Maps [B, C, H, W] of all levels, RoIs [N, 5] -> [N, C, size, size].
+
+        What counts of the rules is ``roi_op``, ``roi_size``, ``roi_levels``,
+        ``roi_sampling_ratio`` and ``roi_aligned``.
+        """
+        strides = self.strides[: config.roi_levels]
+        scales = [1 / stride for stride in strides]
         if config.roi_op == "roi_pool":
             return ops.roi_pool(features[0], rois, config.roi_size, scales[0])
         levels = None
         if len(scales) > 1:
-            finest, coarsest = (int(math.log2(self.strides[i])) for i in (0, -1))
+            finest, coarsest = (int(math.log2(strides[i])) for i in (0, -1))
             levels = assign_levels(rois[:, 1:], finest, coarsest)
         return multiscale_roi_align(
             features[: len(scales)],

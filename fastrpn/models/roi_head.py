@@ -78,12 +78,22 @@ class RoIHead(nn.Module):
         self, box_head: nn.Module, num_classes: int, strides: Sequence[int], config: ModelConfig
     ) -> None:
         super().__init__()
-        self.config = config
         self.num_classes = num_classes
-        self.pooler = RegionPooler(strides, config)
+        self.pooler = RegionPooler(strides)
+        self.config = config
         self.box_head = box_head
         self.box_predictor = BoxPredictor(box_head.out_features, num_classes)
         self.register_buffer("box_std", None, persistent=False)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The rules. Raises ValueError for such that cannot pool from the levels."""
+        return self._config
+
+    @config.setter
+    def config(self, config: ModelConfig) -> None:
+        self.pooler.check(config)
+        self._config = config
 
     def forward(
         self,
@@ -111,7 +121,7 @@ class RoIHead(nn.Module):
         image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)
         image = image[:, None, None].expand(batch, slots, 1)
         rois = torch.cat([image, boxes], dim=2).flatten(0, 1)
-        logits, deltas = self.box_predictor(self.box_head(self.pooler(features, rois)))
+        logits, deltas = self.box_predictor(self.box_head(self.pooler(features, rois, self.config)))
         return logits.view(batch, slots, -1), deltas.view(batch, slots, self.num_classes, 4)
 
     def losses(

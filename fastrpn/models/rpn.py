@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from fastrpn.models.anchors import AnchorGenerator, extents, inside_image
 from fastrpn.models.config import ModelConfig
+from fastrpn.models.convolution import Conv2d, SampledConv2d
 from fastrpn.models.losses import rpn_losses
 from fastrpn.models.sampling import sample
-from fastrpn.models.structures import GroundTruth, ImageBatch, Proposals, gather_rows
-from fastrpn.models.winograd import conv2d
+from fastrpn.models.structures import GroundTruth, ImageBatch, Proposals, RPNOutput, gather_rows
 from fastrpn.ops import decode_boxes, encode_boxes, generate_proposals, match_anchors
 
 __all__ = ["RPNHead", "RegionProposalNetwork"]
@@ -31,9 +31,9 @@ class RPNHead(nn.Module):
     def __init__(self, in_channels: int, num_anchors: int, channels: int | None = None) -> None:
         super().__init__()
         channels = channels or in_channels
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.cls_logits = nn.Conv2d(channels, num_anchors, 1)
-        self.bbox_pred = nn.Conv2d(channels, num_anchors * 4, 1)
+        self.conv = SampledConv2d(in_channels, channels)
+        self.cls_logits = Conv2d(channels, num_anchors, 1)
+        self.bbox_pred = Conv2d(channels, num_anchors * 4, 1)
         for layer in (self.conv, self.cls_logits, self.bbox_pred):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
@@ -42,7 +42,7 @@ class RPNHead(nn.Module):
         """Feature maps [B, C, H, W] of all levels -> objectness [B, A], deltas [B, A, 4]."""
         objectness, deltas = [], []
         for feature in features:
-            hidden = F.relu_(conv2d(feature, self.conv.weight, self.conv.bias, padding=1))
+            hidden = F.relu(self.conv(feature))
             objectness.append(_flatten(self.cls_logits(hidden), 1).squeeze(2))
             deltas.append(_flatten(self.bbox_pred(hidden), 4))
         return torch.cat(objectness, dim=1), torch.cat(deltas, dim=1)
@@ -65,9 +65,32 @@ class RegionProposalNetwork(nn.Module):
 
     def __init__(self, in_channels: int, strides: Sequence[int], config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.strides = tuple(strides)
         self.anchors = AnchorGenerator.of(config, strides)
         self.head = RPNHead(in_channels, self.anchors.per_position)
+        self._config = config
+
+    @property
+    def config(self) -> ModelConfig:
+        """The rules; the anchors follow them.
+
+        Raises:
+            ValueError: another number of anchors at a position or of levels.
+        """
+        return self._config
+
+    @config.setter
+    def config(self, config: ModelConfig) -> None:
+        with torch.inference_mode(False):  # whatever the mode now, they are for training, too
+            anchors = AnchorGenerator.of(config, self.strides)
+        for what, new, old in (
+            ("anchors at a position", anchors.per_position, self.anchors.per_position),
+            ("RPN levels", len(anchors.strides), len(self.anchors.strides)),
+        ):
+            if new != old:
+                raise ValueError(f"config has {new} {what}, the network is built for {old}")
+        self.anchors = anchors.to(self.anchors.cells)
+        self._config = config
 
     def forward(
         self,
@@ -82,69 +105,66 @@ class RegionProposalNetwork(nn.Module):
             batch: the images they were computed from; only their sizes are used.
             ground_truth: given in training; without it there are no losses.
         """
-        objectness, deltas, anchors, grids = self.predict(features, batch)
-        proposals = self.propose(objectness, deltas, anchors, batch, grids)
+        output = self.predict(features, batch)
+        proposals = self.propose(output, batch)
         if ground_truth is None:
             return proposals, {}
-        return proposals, self.losses(objectness, deltas, anchors, batch.sizes, ground_truth)
+        return proposals, self.losses(output, batch, ground_truth)
 
-    def predict(
-        self, features: Sequence[Tensor], batch: ImageBatch
-    ) -> tuple[Tensor, Tensor, Tensor, list[tuple[int, int]]]:
-        """Objectness [B, A], deltas [B, A, 4], anchors [A, 4], (rows, columns) of each level."""
+    def predict(self, features: Sequence[Tensor], batch: ImageBatch) -> RPNOutput:
+        """Objectness and deltas of all anchors."""
         features = self.config.of_rpn(features)
         objectness, deltas = self.head(features)
-        grids = [tuple(feature.shape[-2:]) for feature in features]
-        anchors = self.anchors(grids, tuple(batch.images.shape[-2:]))
-        return objectness, deltas, extents(anchors, self.config.anchor_convention), grids
+        grids = [(feature.shape[-2], feature.shape[-1]) for feature in features]
+        anchors = self.anchors(grids, (batch.images.shape[-2], batch.images.shape[-1]))
+        return RPNOutput(
+            objectness,
+            deltas,
+            extents(anchors, self.config.anchor_convention),
+            [rows * columns * self.anchors.per_position for rows, columns in grids],
+        )
 
-    def propose(
-        self,
-        objectness: Tensor,
-        deltas: Tensor,
-        anchors: Tensor,
-        batch: ImageBatch,
-        grids: Sequence[tuple[int, int]],
-    ) -> Proposals:
-        """Decoded, clipped and suppressed anchors; no gradient flows through their coordinates."""
+    def propose(self, output: RPNOutput, batch: ImageBatch, limit: int | None = None) -> Proposals:
+        """Decoded, clipped and suppressed anchors; no gradient flows through their coordinates.
+
+        Args:
+            limit: at most this many an image, whatever the configuration says.
+        """
         config = self.config
+        before_nms = (config.rpn_pre_nms_top_n_test, config.rpn_pre_nms_top_n_train)
+        after_nms = (config.rpn_post_nms_top_n_test, config.rpn_post_nms_top_n_train)
+        pre_nms_top_n, post_nms_top_n = before_nms[self.training], after_nms[self.training]
+        if limit is not None:
+            pre_nms_top_n, post_nms_top_n = max(limit, *before_nms), limit
+        min_size = config.rpn_min_size
+        objectness, deltas, anchors, anchors_per_level = output
         objectness, deltas = objectness.detach(), deltas.detach()
-        if config.rpn_min_size_original and batch.scales is not None:
-            objectness, deltas = _without_small(
-                objectness, deltas, anchors, batch, config.rpn_min_size
-            )
-        mode = "train" if self.training else "test"
+        if config.rpn_min_size_original:
+            objectness, deltas = _without_small(objectness, deltas, anchors, batch, min_size)
+            min_size = 0.0
         return Proposals(
             *generate_proposals(
                 objectness,
                 deltas,
                 anchors,
                 batch.sizes,
-                pre_nms_top_n=getattr(config, f"rpn_pre_nms_top_n_{mode}"),
-                post_nms_top_n=getattr(config, f"rpn_post_nms_top_n_{mode}"),
+                pre_nms_top_n=pre_nms_top_n,
+                post_nms_top_n=post_nms_top_n,
                 nms_threshold=config.rpn_nms_threshold,
-                min_size=0.0 if config.rpn_min_size_original else config.rpn_min_size,
-                anchors_per_level=[rows * cols * self.anchors.per_position for rows, cols in grids],
+                min_size=min_size,
+                anchors_per_level=anchors_per_level,
             )
         )
 
     def losses(
-        self,
-        objectness: Tensor,
-        deltas: Tensor,
-        anchors: Tensor,
-        image_sizes: Tensor,
-        ground_truth: GroundTruth,
+        self, output: RPNOutput, batch: ImageBatch, ground_truth: GroundTruth
     ) -> dict[str, Tensor]:
-        """Labels the anchors, samples some and compares them with their ground truth.
-
-        Args:
-            objectness: [B, A]. deltas: [B, A, 4]. anchors: [A, 4]. image_sizes: [B, 2].
-        """
+        """Labels the anchors, samples some and compares them with their ground truth."""
         config = self.config
+        objectness, deltas, anchors, _ = output
         valid = None
         if not config.rpn_train_cross_boundary:
-            valid = inside_image(anchors, image_sizes)
+            valid = inside_image(anchors, batch.sizes)
         matched, _ = match_anchors(
             anchors,
             ground_truth.boxes,
@@ -166,17 +186,16 @@ class RegionProposalNetwork(nn.Module):
         if config.rpn_normalizer == "paper":
             positions = anchors.shape[0] / self.anchors.per_position
             normalizers = (config.rpn_batch_size, positions)
-        loss_objectness, loss_box = rpn_losses(
+        objectness_loss, box_loss = rpn_losses(
             gather_rows(objectness, samples.indices),
             gather_rows(deltas, samples.indices),
             targets,
-            samples.positive,
-            samples.weights,
+            samples,
             beta=config.rpn_smooth_l1_beta,
             normalizers=normalizers,
             box_weight=config.rpn_box_weight,
         )
-        return {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_box}
+        return {"loss_objectness": objectness_loss, "loss_rpn_box_reg": box_loss}
 
 
 def _without_small(
@@ -185,7 +204,10 @@ def _without_small(
     """Takes boxes out that are narrower or lower than ``min_size`` pixels of the original images.
 
     As in py-faster-rcnn before the best are chosen: -inf comes last, and a box of NaNs is dropped.
+    All stay if the batch does not know by what its images were resized.
     """
+    if batch.scales is None:
+        return objectness, deltas
     boxes = decode_boxes(deltas, anchors)
     limit = batch.sizes.flip(1).repeat(1, 2)[:, None]  # (width, height) twice
     boxes = torch.minimum(boxes.clamp(min=0), limit)

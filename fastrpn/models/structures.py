@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Detections", "GroundTruth", "ImageBatch", "Proposals"]
+__all__ = ["Detections", "GroundTruth", "ImageBatch", "Proposals", "RPNOutput"]
 __all__ += ["gather_rows", "list_of_maps", "row_mask"]
 
 
@@ -31,6 +31,15 @@ class GroundTruth(NamedTuple):
     boxes: Tensor  # [B, G, 4]
     labels: Tensor  # [B, G] int64
     counts: Tensor  # [B] int64
+
+
+class RPNOutput(NamedTuple):
+    """What the RPN says of its A anchors, which come level by level."""
+
+    objectness: Tensor  # [B, A] logits
+    deltas: Tensor  # [B, A, 4]
+    anchors: Tensor  # [A, 4]
+    anchors_per_level: list[int]  # their sum is A
 
 
 class Proposals(NamedTuple):

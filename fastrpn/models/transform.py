@@ -20,14 +20,22 @@ class ImageTransform(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.min_size = config.min_size
-        self.max_size = config.max_size
         self.resizes_training_images = True  # False: the loader gives them their size
-        self.divisible = config.size_divisible
-        self.bgr = config.bgr
-        self.tells_scales = config.rpn_min_size_original
-        self.register_buffer("mean", torch.tensor(config.image_mean).view(3, 1, 1), False)
-        self.register_buffer("std", torch.tensor(config.image_std).view(3, 1, 1), False)
+        self.register_buffer("mean", torch.empty(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.empty(3, 1, 1), persistent=False)
+        self.config = config
+
+    @property
+    def config(self) -> ModelConfig:
+        """The rules; mean and deviation follow them."""
+        return self._config
+
+    @config.setter
+    def config(self, config: ModelConfig) -> None:
+        with torch.inference_mode(False):  # whatever the mode now, they are for training, too
+            self.mean = torch.tensor(config.image_mean).view(3, 1, 1).to(self.mean)
+            self.std = torch.tensor(config.image_std).view(3, 1, 1).to(self.std)
+        self._config = config
 
     def forward(
         self,
@@ -40,9 +48,9 @@ class ImageTransform(nn.Module):
         ``size_divisible``; padding is 0 after normalisation.
         """
         resized = [self._resize(self._normalize(image)) for image in images]
+        step = self.config.size_divisible
         height, width = (
-            math.ceil(max(image.shape[d] for image in resized) / self.divisible) * self.divisible
-            for d in (1, 2)
+            math.ceil(max(image.shape[d] for image in resized) / step) * step for d in (1, 2)
         )
         batch = torch.zeros(
             (len(resized), 3, height, width), dtype=resized[0].dtype, device=resized[0].device
@@ -50,9 +58,7 @@ class ImageTransform(nn.Module):
         for row, image in zip(batch, resized, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = image
         sizes = _image_sizes(resized, batch.device)
-        scales = None
-        if self.tells_scales:
-            scales = (sizes / _image_sizes(images, batch.device)).mean(1)
+        scales = (sizes / _image_sizes(images, batch.device)).mean(1)
         return ImageBatch(batch, sizes, scales)
 
     def ground_truth(
@@ -95,7 +101,7 @@ class ImageTransform(nn.Module):
 
     def _normalize(self, image: Tensor) -> Tensor:
         image = (image - self.mean) / self.std
-        return image.flip(0) if self.bgr else image
+        return image.flip(0) if self.config.bgr else image
 
     def _resize(self, image: Tensor) -> Tensor:
         scale = self.scale(*image.shape[1:])
@@ -107,9 +113,10 @@ class ImageTransform(nn.Module):
 
     def scale(self, height: int, width: int) -> float:
         """The factor that brings the short side to min_size and keeps the long one in max_size."""
-        scale = self.min_size / min(height, width)
-        if self.max_size is not None:
-            scale = min(scale, self.max_size / max(height, width))
+        config = self.config
+        scale = config.min_size / min(height, width)
+        if config.max_size is not None:
+            scale = min(scale, config.max_size / max(height, width))
         return scale
 
 

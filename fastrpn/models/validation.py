@@ -44,7 +44,7 @@ def check_targets(
     """Raises TypeError or ValueError unless there is a sound target for each image.
 
     Shapes and types are checked always, values on the CPU alone (elsewhere that would wait for
-    the device).
+    the device): who trains on a GPU leaves the targets on the CPU, as `fastrpn.training` does.
     """
     if targets is None:
         raise ValueError("targets must be given in training mode, got None")
@@ -63,11 +63,14 @@ def check_targets(
             )
         if labels.dtype != torch.int64:
             raise TypeError(f"targets[{i}]['labels'] must be int64, got {labels.dtype}")
-        ignore = target.get("ignore")
-        if ignore is not None and ignore.shape != labels.shape:
-            raise ValueError(
-                f"targets[{i}]['ignore'] must be [{len(boxes)}], got {tuple(ignore.shape)}"
-            )
+        if "ignore" in target:
+            ignore = _entry(target, i, "ignore")
+            if ignore.shape != labels.shape:
+                raise ValueError(
+                    f"targets[{i}]['ignore'] must be [{len(boxes)}], got {tuple(ignore.shape)}"
+                )
+            if ignore.dtype != torch.bool:
+                raise TypeError(f"targets[{i}]['ignore'] must be bool, got {ignore.dtype}")
         if boxes.device.type == "cpu" and labels.device.type == "cpu":
             _check_values(boxes, labels, i, num_classes)
 

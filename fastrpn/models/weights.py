@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from fastrpn.models.faster_rcnn import FasterRCNN
-    from fastrpn.models.transform import ImageTransform
+from fastrpn.models.faster_rcnn import FasterRCNN
+from fastrpn.models.transform import ImageTransform
 
 __all__ = ["load_imagenet", "load_torchvision", "load_weights"]
 
@@ -135,7 +133,7 @@ def _first_convolution(
     shift = f"{conv}.bias" if f"{conv}.bias" in state_dict else "bn1.running_mean"
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
     m, s = transform.mean.cpu(), transform.std.cpu()
-    is_same = torch.equal(m, mean) and torch.equal(s, std) and not transform.bgr
+    is_same = torch.equal(m, mean) and torch.equal(s, std) and not transform.config.bgr
     if is_same or weight is None:
         return {}
     if weight.shape[1] != 3 or shift not in state_dict:
@@ -146,7 +144,7 @@ def _first_convolution(
     mean, std, m, s = (values.to(weight) for values in (mean, std, m, s))
     constant = (weight * ((m - mean) / std)).sum(dim=(1, 2, 3))
     weight = weight * (s / std)
-    adapted = {f"{conv}.weight": weight.flip(1) if transform.bgr else weight}
+    adapted = {f"{conv}.weight": weight.flip(1) if transform.config.bgr else weight}
     sign = 1 if shift.endswith("bias") else -1
     return {**adapted, shift: state_dict[shift] + sign * constant}
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from fastrpn.data import WithProposals
 from fastrpn.models import FasterRCNN
-from fastrpn.models.validation import check_images, check_targets
 from fastrpn.training.box_errors import box_target_std
 from fastrpn.training.config import TrainConfig
 
@@ -53,12 +52,8 @@ class RPNObjective(_PartialObjective):
     ) -> dict[str, Tensor]:
         """Images and targets as for the model -> "loss_objectness", "loss_rpn_box_reg"."""
         model = self.model
-        check_images(images)
-        check_targets(targets, images, model.num_classes)
-        batch = model.transform(images, model.memory_format)
-        ground_truth = model.transform.ground_truth(targets, images, batch)
-        objectness, deltas, anchors, _ = model.rpn.predict(model.features(batch.images), batch)
-        return model.rpn.losses(objectness, deltas, anchors, batch.sizes, ground_truth)
+        batch, ground_truth = model.prepare_training(images, targets)
+        return model.rpn.losses(model.predict_rpn(batch), batch, ground_truth)
 
 
 class FastRCNNObjective(_PartialObjective):

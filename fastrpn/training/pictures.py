@@ -54,15 +54,14 @@ def draw_model_proposals(model: FasterRCNN, image: torch.Tensor) -> np.ndarray:
         uint8 [H, W, 3] RGB.
     """
     device = next(model.parameters()).device
-    batch = model.transform([image.to(device)], model.memory_format)
+    batch = model.prepare([image.to(device)])
     scale = image.shape[1] / float(batch.sizes[0, 0])
-    features = model.features(batch.images)
-    objectness, deltas, anchors, _ = model.rpn.predict(features, batch)
-    count = min(model.config.rpn_pre_nms_top_n_test, len(anchors))
-    logits, best = objectness[0].topk(count)
-    before = decode_boxes(deltas[0, best], anchors[best])
+    output = model.predict_rpn(batch)
+    count = min(model.config.rpn_pre_nms_top_n_test, len(output.anchors))
+    logits, best = output.objectness[0].topk(count)
+    before = decode_boxes(output.deltas[0, best], output.anchors[best])
     before = clip_boxes_to_image(before, tuple(batch.sizes[0].tolist()))
-    after, _ = model.rpn(features, batch)
+    after = model.rpn.propose(output, batch)
     kept = int(after.counts[0])
     return drawing.draw_proposals(
         image,

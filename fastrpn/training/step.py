@@ -44,7 +44,7 @@ class OptimizerStep:
         device: torch.device,
         total: int,
     ) -> None:
-        self.objective = distributed.share_gradients(objective, device, is_partial)
+        self.objective = distributed.share_gradients(objective, is_partial)
         self.optimizer = optimizer
         self.config = config
         self.device = device
@@ -77,16 +77,8 @@ class OptimizerStep:
     def _accumulate(self, part: Batch, count: int, last: bool) -> dict[str, Tensor]:
         """Adds one part's share to the gradients; with the last one the processes exchange them."""
         images, targets = part
+        # Targets stay on the CPU: the model checks their values there, then moves what it needs.
         images = [image.to(self.device, non_blocking=True) for image in images]
-        targets = [
-            {
-                name: value.to(self.device, non_blocking=True)
-                if isinstance(value, Tensor)
-                else value
-                for name, value in target.items()
-            }
-            for target in targets
-        ]
         waits = not last and distributed.size() > 1
         with self.objective.no_sync() if waits else contextlib.nullcontext():
             with self.autocast():

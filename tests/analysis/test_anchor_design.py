@@ -6,8 +6,9 @@ from torch import nn
 from fastrpn.analysis import best_anchor_iou, dataset_boxes, design_anchors, kmeans_anchors
 from fastrpn.analysis.anchor_recall import greedy_order, recall
 from fastrpn.analysis.kmeans_anchors import shape_iou
-from fastrpn.models import AnchorGenerator, ModelConfig, faster_rcnn
+from fastrpn.models import AnchorGenerator, BoxHead, FasterRCNN, ModelConfig, faster_rcnn
 from fastrpn.models.anchors import inside_image
+from fastrpn.models.config import TINY
 from fastrpn.ops import box_iou
 
 RNG = np.random.default_rng(0)
@@ -182,9 +183,8 @@ class TwoLevels(nn.Module):
 
 
 def test_design_for_levels():
-    model = faster_rcnn("tiny", 2)
-    model.backbone = TwoLevels()
-    model.config = model.config.override(anchor_sizes=((24.0,), (64.0,)), rpn_levels=None)
+    config = TINY.override(anchor_sizes=((24.0,), (64.0,)), rpn_levels=None)
+    model = FasterRCNN(TwoLevels(), BoxHead(4 * config.roi_size**2, 8), 2, config)
     design = design_anchors(_pedestrians(), 4, model=model, largest=6)
     assert design.shapes.shape == (2, 2, 2)
     assert design.shapes[0].prod(1).max() < design.shapes[1].prod(1).min()

@@ -1,6 +1,7 @@
 """Names, presets and options of models, and what is refused."""
 
 import pytest
+import torch
 
 from fastrpn.models import PRESETS, ModelConfig, faster_rcnn
 
@@ -48,3 +49,75 @@ def test_the_three_presets():
     assert (caffe.rpn_pre_nms_top_n_train, caffe.rpn_pre_nms_top_n_test) == (12000, 6000)
     assert (paper.rpn_post_nms_top_n_train, paper.rpn_post_nms_top_n_test) == (2000, 300)
     assert (paper.min_size, caffe.max_size, vision.min_size) == (600, 1000, 800)
+
+
+IMAGES = [torch.rand(3, 96, 120, generator=torch.Generator().manual_seed(0))]
+
+
+def seeded(**options):
+    torch.manual_seed(0)
+    return faster_rcnn("tiny", 3, **options).eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"box_score_threshold": 0.01, "detections_per_image": 7},
+        {"min_size": 96, "max_size": 120, "size_divisible": 64},
+        {"image_mean": (0.1, 0.2, 0.3), "image_std": (0.5, 0.6, 0.7), "bgr": True},
+        {"anchor_sizes": ((20.0, 30.0, 40.0, 50.0),), "anchor_ratios": (0.5, 1.0, 1.5)},
+        {"anchor_convention": "py-faster-rcnn"},
+        {"anchor_shapes": ([(20.0 + i, 30.0) for i in range(12)],)},
+        {"rpn_post_nms_top_n_test": 9, "rpn_nms_threshold": 0.3, "rpn_min_size": 12.0},
+        {"rpn_min_size": 40.0, "rpn_min_size_original": True},
+        {"roi_op": "roi_align", "roi_aligned": True, "roi_sampling_ratio": 0},
+        {"box_weights": (5.0, 5.0, 2.0, 2.0), "box_nms_threshold": 0.1},
+    ],
+)
+def test_a_change_of_the_config_acts_on_every_part(options):
+    options = {"box_score_threshold": 0.02, **options}
+    changed = seeded()
+    with torch.inference_mode():  # what follows the rules must not be bound to this mode
+        changed.config = changed.config.override(**options)
+    built = seeded(**options)
+    assert changed.config == built.config
+    with torch.no_grad():
+        expected, found = built(IMAGES)[0], changed(IMAGES)[0]
+    for name in expected:
+        assert torch.equal(found[name], expected[name])
+    target = {"boxes": torch.tensor([[5.0, 5, 60, 70]]), "labels": torch.tensor([1])}
+    losses = []
+    for model in (built, changed):
+        torch.manual_seed(1)
+        losses.append(model.train()(IMAGES, [target]))
+    assert losses[0] == losses[1]
+
+
+def test_the_score_threshold_acts():
+    model = seeded(box_score_threshold=0.9)
+    counts = []
+    with torch.no_grad():
+        counts.append(len(model(IMAGES)[0]["scores"]))
+        model.config = model.config.override(box_score_threshold=0.01)
+        counts.append(len(model(IMAGES)[0]["scores"]))
+    assert counts[0] == 0 < counts[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"anchor_ratios": (1.0,)}, "config has 4 anchors at a position, .* built for 12"),
+        ({"rpn_levels": 2, "anchor_sizes": ((1,) * 4,) * 2}, "has 2 RPN levels, .* built for 1"),
+        ({"roi_levels": 2}, "roi_pool pools from one level"),
+        ({"roi_size": 9}, "roi_size 7 is built into the network, got 9"),
+        ({"box_dropout": 0.5}, "box_dropout 0.0 is built into the network, got 0.5"),
+        ({"freeze_below": 1}, "freeze_below 3 is built into the network, got 1"),
+    ],
+)
+def test_a_config_for_another_network_changes_nothing(options, message):
+    model = seeded()
+    config = model.config
+    with pytest.raises(ValueError, match=message):
+        model.config = config.override(**options, box_score_threshold=0.9)
+    for part in (model, model.transform, model.rpn, model.roi_head):
+        assert part.config is config

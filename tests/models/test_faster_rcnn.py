@@ -51,7 +51,7 @@ def test_training_gives_torchvisions_losses_and_gradients(model):
 
 def test_detections(model):
     model.eval()
-    model.roi_head.config = model.config.override(box_score_threshold=0.2)
+    model.config = model.config.override(box_score_threshold=0.2)
     results = model(images())
     assert len(results) == 2
     for image, result in zip(images(), results, strict=True):
@@ -199,7 +199,7 @@ class Detect(nn.Module):
 def test_detection_exports_and_computes_the_same(model):
     batch, _ = padded_batch()
     model.eval()
-    model.roi_head.config = model.config.override(box_score_threshold=0.2)
+    model.config = model.config.override(box_score_threshold=0.2)
     program = torch.export.export(Detect(model), tuple(batch[:2]), strict=False)
     other = ImageBatch(torch.rand(2, 3, 64, 96), torch.tensor([[50, 90], [64, 96]]))
     with torch.no_grad():

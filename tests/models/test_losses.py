@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastrpn.models.losses import box_head_losses, rpn_losses
+from fastrpn.models.sampling import Samples
 
 
 def rpn_case():
@@ -16,7 +17,7 @@ def rpn_case():
     targets[:, 0] = torch.tensor([0.05, -0.5, 2.0, 0.0])
     positive = torch.tensor([[True, False, False]] * 2)
     weights = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
-    return objectness, deltas, targets, positive, weights
+    return objectness, deltas, targets, Samples(torch.zeros(2, 3).long(), positive, weights)
 
 
 def smooth_l1(x, beta):

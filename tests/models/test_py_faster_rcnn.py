@@ -6,7 +6,7 @@ import torch
 
 from fastrpn.models import faster_rcnn
 from fastrpn.models.anchors import extents, inside_image
-from fastrpn.models.structures import ImageBatch
+from fastrpn.models.structures import ImageBatch, RPNOutput
 from fastrpn.ops import box_iou, decode_boxes, encode_boxes
 
 
@@ -27,9 +27,7 @@ def propose(rpn, objectness, anchors, batch):
     anchors = torch.tensor(anchors)
     objectness = torch.tensor(objectness).expand(len(batch.sizes), -1)
     deltas = torch.zeros(*objectness.shape, 4)
-    per_position, rpn.anchors.per_position = rpn.anchors.per_position, 1
-    found = rpn.propose(objectness, deltas, anchors, batch, [(1, len(anchors))])
-    rpn.anchors.per_position = per_position
+    found = rpn.propose(RPNOutput(objectness, deltas, anchors, [len(anchors)]), batch)
     return [boxes[:n].tolist() for boxes, n in zip(found.boxes, found.counts, strict=True)]
 
 
@@ -74,8 +72,8 @@ def test_anchors_inside_end_before_the_width(anchors, size):
 def test_the_model_uses_them(rpn):
     batch = ImageBatch(torch.zeros(1, 3, 32, 48), torch.tensor([[32, 48]]))
     maps = [torch.zeros(1, 48, 8, 12), torch.zeros(1, 96, 4, 6)]
-    _, _, anchors, grids = rpn.predict(maps, batch)
-    assert torch.equal(anchors, extents(rpn.anchors(grids), "py-faster-rcnn"))
+    anchors = rpn.predict(maps, batch).anchors
+    assert torch.equal(anchors, extents(rpn.anchors([(4, 6)]), "py-faster-rcnn"))
     assert torch.equal(extents(anchors, "paper"), anchors)
 
 
@@ -104,4 +102,5 @@ def test_the_transform_tells_how_much_it_resized():
     model = faster_rcnn("tiny", 2, "py-faster-rcnn", rpn_levels=1, roi_levels=1)
     batch = model.transform([torch.rand(3, 300, 400), torch.rand(3, 400, 1000)])
     assert batch.scales.tolist() == pytest.approx([2, 1])
-    assert faster_rcnn("tiny", 2).transform([torch.rand(3, 90, 80)]).scales is None
+    batch = faster_rcnn("tiny", 2).transform([torch.rand(3, 90, 80)])
+    assert batch.scales.tolist() == pytest.approx([160 / 90], rel=0.01)

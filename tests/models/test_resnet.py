@@ -153,7 +153,7 @@ def test_detectors_train_and_detect(name, dtype):
         losses = model(images, targets)
         sum(losses.values()).backward()
         model.eval()
-        model.roi_head.config = model.config.override(box_score_threshold=0.0)
+        model.config = model.config.override(box_score_threshold=0.0)
         results = model(images)
     for parameter_name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, parameter_name

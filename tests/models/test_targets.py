@@ -8,7 +8,7 @@ import torch
 from fastrpn.models import PRESETS, faster_rcnn
 from fastrpn.models import roi_head as roi_head_module
 from fastrpn.models import rpn as rpn_module
-from fastrpn.models.structures import GroundTruth, Proposals
+from fastrpn.models.structures import GroundTruth, ImageBatch, Proposals, RPNOutput
 
 
 def one_object(box, label=2, slots=2):
@@ -36,14 +36,15 @@ def rpn_targets(monkeypatch, anchors, ground_truth, size=(100, 100), **options):
     calls = captured(monkeypatch, rpn_module, "rpn_losses")
     model = faster_rcnn("tiny", 3, **options)
     count = len(anchors)
-    model.rpn.losses(
+    output = RPNOutput(
         torch.arange(float(count))[None],
         torch.zeros(1, count, 4),
         torch.tensor(anchors),
-        torch.tensor([size]),
-        ground_truth,
+        [count],
     )
-    ((objectness, _, targets, positive, weights), kwargs) = calls[0]
+    batch = ImageBatch(torch.zeros(1, 3, *size), torch.tensor([size]))
+    model.rpn.losses(output, batch, ground_truth)
+    ((objectness, _, targets, (_, positive, weights)), kwargs) = calls[0]
     sampled = objectness[0][weights[0] > 0].long().tolist()  # the logit is the anchor's row
     return dict(zip(sampled, positive[0].tolist(), strict=False)), targets[0], kwargs
 

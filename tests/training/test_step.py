@@ -1,5 +1,6 @@
 """One optimizer step: accumulation and bfloat16."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 from additive import gradient, make_config, make_trainer, note_images
 
 from fastrpn.data import generate_synthetic
+from fastrpn.models import faster_rcnn
 from fastrpn.training import TrainConfig, train
+from fastrpn.training.objectives import RPNObjective
+from fastrpn.training.step import OptimizerStep, sgd
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +79,39 @@ def test_bfloat16_learns(data, tmp_path):
     history = train(config).history
     sums = [sum(v for k, v in entry.items() if k.startswith("loss_")) for entry in history]
     assert sum(sums[-3:]) < 0.8 * sum(sums[:3])
+
+
+BOX = [5.0, 5.0, 40.0, 50.0]
+
+
+@pytest.mark.parametrize("objective", ["model", "rpn"])
+@pytest.mark.parametrize(
+    ("boxes", "labels", "error", "message"),
+    [
+        ([BOX], [0], ValueError, r"targets\[1\]\['labels'\]\[0\] must lie in 1..2, got 0"),
+        ([BOX, BOX], [1, 3], ValueError, r"\['labels'\]\[1\] must lie in 1..2, got 3"),
+        ([BOX], [-1], ValueError, "must lie in 1..2, got -1"),
+        ([BOX], [1.0], TypeError, "labels'\\] must be int64, got torch.float32"),
+        ([BOX], [1, 2], ValueError, "labels'\\] must be \\[1\\]"),
+        ([[5.0, 5, float("nan"), 9]], [1], ValueError, "must be finite with positive width"),
+        ([[5.0, 5, float("inf"), 9]], [1], ValueError, "must be finite with positive width"),
+        ([[5.0, 5, 5, 9]], [1], ValueError, "must be finite with positive width"),
+        ([[9.0, 5, 5, 9]], [1], ValueError, "must be finite with positive width"),
+        ([BOX + [1.0]], [1], ValueError, "must be \\[G, 4\\], got \\(1, 5\\)"),
+        ([[5, 5, 40, 50]], [1], TypeError, "boxes'\\] must be floating point, got torch.int64"),
+    ],
+)
+def test_targets_are_checked_before_a_device_has_them(
+    monkeypatch, objective, boxes, labels, error, message
+):
+    """On a GPU their values would not be read; here "meta" stands for one."""
+    monkeypatch.setattr(OptimizerStep, "autocast", lambda _: contextlib.nullcontext())
+    model = faster_rcnn("tiny", 3, min_size=64, max_size=64).to("meta")
+    trained = model if objective == "model" else RPNObjective(model)
+    config = TrainConfig(data="unused", output="unused")
+    step = OptimizerStep(trained, False, sgd(trained, config), config, torch.device("meta"), 1)
+    sound = {"boxes": torch.tensor([BOX]), "labels": torch.tensor([1])}
+    unsound = {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels)}
+    images = [torch.rand(3, 64, 64), torch.rand(3, 64, 64)]
+    with pytest.raises(error, match=message):
+        step([(images, [sound, unsound])], 0)

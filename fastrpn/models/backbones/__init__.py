@@ -2,12 +2,11 @@
 
 from fastrpn.models.backbones.fpn import BackboneWithFPN, FeaturePyramid
 from fastrpn.models.backbones.resnet import FrozenBatchNorm2d, ResNet, ResNetC4, ResNetC5Head
-from fastrpn.models.backbones.tiny import TINY_CONFIG, Tiny, TinyHead
+from fastrpn.models.backbones.tiny import Tiny, TinyHead
 from fastrpn.models.backbones.vgg import VGG16
 from fastrpn.models.backbones.zf import ZF
 
 __all__ = [
-    "TINY_CONFIG",
     "VGG16",
     "ZF",
     "BackboneWithFPN",

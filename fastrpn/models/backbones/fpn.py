@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastrpn.models.winograd import conv2d
+from fastrpn.models.convolution import Conv2d
 
 __all__ = ["BackboneWithFPN", "FeaturePyramid"]
 
@@ -23,9 +23,9 @@ class FeaturePyramid(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], out_channels: int = 256) -> None:
         super().__init__()
-        self.inner_blocks = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
+        self.inner_blocks = nn.ModuleList(Conv2d(c, out_channels, 1) for c in in_channels)
         self.layer_blocks = nn.ModuleList(
-            nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in in_channels
+            Conv2d(out_channels, out_channels, 3, padding=1) for _ in in_channels
         )
         for conv in (*self.inner_blocks, *self.layer_blocks):
             nn.init.kaiming_uniform_(conv.weight, a=1)
@@ -45,7 +45,7 @@ class FeaturePyramid(nn.Module):
             if top_down is not None:
                 lateral = lateral.add_(F.interpolate(top_down, size=lateral.shape[-2:]))
             top_down = lateral
-            outputs.append(conv2d(top_down, layer.weight, layer.bias, padding=1))
+            outputs.append(layer(top_down))
         outputs.reverse()
         levels = OrderedDict((str(i), output) for i, output in enumerate(outputs))
         levels["pool"] = F.max_pool2d(outputs[-1], kernel_size=1, stride=2)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastrpn.models.winograd import conv2d
+from fastrpn.models.convolution import Conv2d
 
 __all__ = ["FrozenBatchNorm2d", "ResNet", "ResNetC4", "ResNetC5Head"]
 
@@ -39,24 +39,23 @@ class FrozenBatchNorm2d(nn.Module):
         return f"{len(self.weight)}, eps={self.eps}"
 
 
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+def conv_norm(x: Tensor, conv: Conv2d, norm: nn.Module) -> Tensor:
     """``norm(conv(x))``; one convolution where the norm's statistics are fixed.
 
     Scaling the few weights instead of the large maps saves a pass over memory and, in training, a
     map to remember. It rounds otherwise, so that a batch norm in the layout of torchvision's
     models, which is for those who compare digits, is left as it is.
     """
-    stride, padding = conv.stride[0], conv.padding[0]
     if not isinstance(norm, FrozenBatchNorm2d) and (norm.training or x.is_contiguous()):
-        return norm(conv2d(x, conv.weight, None, stride, padding))
+        return norm(conv(x))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     weight = conv.weight * scale[:, None, None, None]
-    return conv2d(x, weight, shift, stride, padding)
+    return conv._conv_forward(x, weight, shift)
 
 
-def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
-    conv = nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
+def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1) -> Conv2d:
+    conv = Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 

@@ -5,39 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastrpn.models.config import ModelConfig
+from fastrpn.models.convolution import Conv2d
 
-__all__ = ["TINY_CONFIG", "Tiny", "TinyHead"]
-
-TINY_CONFIG = ModelConfig(
-    min_size=160,
-    max_size=160,
-    image_mean=(0.5, 0.5, 0.5),
-    image_std=(0.25, 0.25, 0.25),
-    anchor_sizes=((26.0, 36.0, 48.0, 64.0),),  # of the synthetic data: recall 0.96 at IoU 0.7
-    anchor_ratios=(0.7, 1.0, 1.43),
-    rpn_levels=1,
-    roi_levels=1,
-    rpn_train_cross_boundary=True,
-    rpn_smooth_l1_beta=1 / 9,
-    rpn_normalizer="sampled",
-    rpn_box_weight=1.0,
-    rpn_pre_nms_top_n_train=600,
-    rpn_pre_nms_top_n_test=600,
-    rpn_post_nms_top_n_train=200,
-    rpn_post_nms_top_n_test=100,
-    rpn_min_size=2.0,
-    box_batch_size=48,
-    box_positive_fraction=0.5,
-    box_negative_iou=(0.0, 0.5),
-    box_smooth_l1_beta=1.0,
-    box_dropout=0.0,
-    box_nms_threshold=0.4,
-)
+__all__ = ["Tiny", "TinyHead"]
 
 
 def _conv_norm(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+    conv = Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
@@ -59,7 +33,7 @@ class Tiny(nn.Module):
         self.residual = nn.Sequential(_conv_norm(96, 96), nn.ReLU(), _conv_norm(96, 96))
         self.coarse = _conv_norm(96, 96)
         self.fine = _conv_norm(48, 48)
-        self.context = nn.Sequential(nn.Conv2d(96, 48, 1, bias=False), nn.BatchNorm2d(48))
+        self.context = nn.Sequential(Conv2d(96, 48, 1, bias=False), nn.BatchNorm2d(48))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] -> {"fine": [B, 48, H / 4, W / 4], "coarse": [B, 96, H / 8, W / 8]}."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastrpn.models.convolution import Conv2d
+
 __all__ = ["VGG16"]
 
 _BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # (convolutions, channels)
@@ -28,7 +30,7 @@ class VGG16(nn.Module):
         in_channels = 3
         for block, (depth, channels) in enumerate(_BLOCKS, start=1):
             for _ in range(depth):
-                conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+                conv = Conv2d(in_channels, channels, 3, padding=1)
                 nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(conv.bias)
                 conv.requires_grad_(block >= freeze_below)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastrpn.models.convolution import Conv2d
+
 __all__ = ["ZF"]
 
 
@@ -38,11 +40,11 @@ class ZF(nn.Module):
 
     def __init__(self, freeze_below: int = 0) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 96, 7, stride=2, padding=3)
-        self.conv2 = nn.Conv2d(96, 256, 5, stride=2, padding=2)
-        self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
-        self.conv4 = nn.Conv2d(384, 384, 3, padding=1)
-        self.conv5 = nn.Conv2d(384, 256, 3, padding=1)
+        self.conv1 = Conv2d(3, 96, 7, stride=2, padding=3)
+        self.conv2 = Conv2d(96, 256, 5, stride=2, padding=2)
+        self.conv3 = Conv2d(256, 384, 3, padding=1)
+        self.conv4 = Conv2d(384, 384, 3, padding=1)
+        self.conv5 = Conv2d(384, 256, 3, padding=1)
         self.norm = LocalResponseNorm()
         self.pool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
         convs = (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5)
