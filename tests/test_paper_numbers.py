@@ -19,8 +19,7 @@ from fastrpn.models.transform import ImageTransform
 from fastrpn.ops import encode_boxes
 from fastrpn.training import TrainConfig
 from fastrpn.training.config import lr_factor
-from fastrpn.training.config_file import config_from_dict
-from fastrpn.training.step import sgd
+from fastrpn.training.setup import sgd
 
 MODEL = [  # field, paper, py-faster-rcnn
     # Image: short side 600; py-faster-rcnn keeps the long side within 1000 and subtracts a mean
@@ -89,14 +88,14 @@ TRAINING = [  # preset, schedule, part, steps, last step at the first rate, imag
 
 
 def trained_with(preset, **settings):
-    return config_from_dict({"data": "", "output": "", "preset": preset, **settings})
+    return TrainConfig(preset=preset, **settings)
 
 
 @pytest.mark.parametrize(("preset", "schedule", "part", "steps", "drop", "batch"), TRAINING)
 def test_training_preset(preset, schedule, part, steps, drop, batch):
     config = trained_with(preset, schedule=schedule)
     if part is not None:
-        config = config_from_dict(config.as_dict() | getattr(config, part))
+        config = TrainConfig(**(config.as_dict() | getattr(config, part)))
     assert SGD.items() <= asdict(config).items()
     assert (config.steps, config.batch_size) == (steps, batch)
     rates = [config.lr * lr_factor(config, step, steps) for step in (0, drop - 1, drop, steps - 1)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastrpn.data.dataset import with_background
+from fastrpn.distributed import local_device
 from fastrpn.errors import BadDataPolicy
 from fastrpn.images import image_to_tensor, read_image
 from fastrpn.inference.cuda_graph import graphed
@@ -30,9 +31,10 @@ class Predictor:
     """A trained model, ready for images.
 
     Args:
-        checkpoint: file of :func:`fastrpn.training.train`, or a model, which moves to the device
-            and into evaluation mode.
-        device: where to run.
+        checkpoint: file of :func:`fastrpn.training.train`, or a model, which is used where it is
+            and put into evaluation mode.
+        device: where a checkpoint's model runs: "auto" (a GPU if it can be used, else the CPU),
+            "cpu", "cuda", ... A model is not moved.
         batch_size: images in one pass through the network.
         score_threshold: detections below it are left out.
         precision: "fp32", or "bf16" for convolutions and matrix products in bfloat16; boxes and
@@ -60,7 +62,7 @@ class Predictor:
     def __init__(
         self,
         checkpoint: str | Path | FasterRCNN,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "auto",
         batch_size: int = 4,
         score_threshold: float = 0.0,
         precision: str = "fp32",
@@ -72,11 +74,11 @@ class Predictor:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         if isinstance(checkpoint, FasterRCNN):
-            self.model = checkpoint.to(device).eval()
+            self.model = checkpoint.eval()
             self.classes = _name_classes(self.model, classes)
         else:
-            self.model, self.classes = load_model(checkpoint, device)
-        self.device = torch.device(device)
+            self.model, self.classes = load_model(checkpoint, local_device(device))
+        self.device = next(self.model.parameters()).device
         self.batch_size = batch_size
         self.score_threshold = score_threshold
         self.precision = precision

@@ -18,8 +18,7 @@ from fastrpn.images import read_image, write_image
 from fastrpn.inference import Predictor
 from fastrpn.inference.detect import detect_files
 from fastrpn.inference.media import Frame, count_frames, list_media, read_media
-from fastrpn.inference.video import VideoWriter
-from fastrpn.inference.writers import CSV_COLUMNS
+from fastrpn.inference.writers import CSV_COLUMNS, VideoWriter
 from fastrpn.models import faster_rcnn
 from fastrpn.models.checkpoint import describe_model, load_checkpoint, save_checkpoint
 

@@ -22,12 +22,11 @@ from fastrpn import drawing
 from fastrpn.data import VOCDataset, generate_synthetic
 from fastrpn.data.synthetic.baseline import ContourBaseline, majority_label
 from fastrpn.evaluation.evaluate import detect_all, evaluate_detections
+from fastrpn.evaluation.report import draw_model_proposals
 from fastrpn.files import write_atomically
 from fastrpn.images import write_image
 from fastrpn.models import FasterRCNN
-from fastrpn.training.config import TrainConfig
-from fastrpn.training.pictures import draw_model_proposals
-from fastrpn.training.training import train
+from fastrpn.training import TrainConfig, train
 
 __all__ = ["demo_config", "run_demo"]
 
