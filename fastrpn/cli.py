@@ -23,8 +23,7 @@ COMMANDS = {
     "anchors": "judge anchors: what a model sees of them, which suit your data",
     "info": "say what was built and what was found at run time",
 }
-CLONE = Path(__file__).resolve().parents[1]
-if (CLONE / "benchmarks" / "run_all.py").exists():  # not part of an installed package
+if Path(__file__).parents[1].joinpath("benchmarks", "run_all.py").exists():  # in a clone
     COMMANDS["bench"] = "measure the operators against their peers"
 
 

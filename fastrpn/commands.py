@@ -22,7 +22,6 @@ from fastrpn.analysis import (
     report_receptive_field,
 )
 from fastrpn.analysis.plots import plot_anchor_design, plot_receptive_field
-from fastrpn.cli import CLONE
 from fastrpn.data import ProposalSet, WithProposals, open_dataset
 from fastrpn.data.dataset import AnnotatedImages
 from fastrpn.demo import run_demo
@@ -344,7 +343,7 @@ def bench(
     output: Annotated[Path | None, Parameter(help="folder for results.json and plots")] = None,
 ) -> None:
     """Measure the operators against their peers, in a clone of the repository."""
-    sys.path.insert(0, str(CLONE))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the clone
     from benchmarks.run_all import main
 
     options = ["--quick"] if quick else []

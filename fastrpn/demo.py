@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.data import Dataset
 
 from fastrpn import drawing
 from fastrpn.data import VOCDataset, generate_synthetic
@@ -131,7 +130,7 @@ def _evaluate_baseline(training_set: VOCDataset, held_out: VOCDataset) -> dict[s
 def _draw(
     output: Path,
     model: FasterRCNN,
-    dataset: Dataset,
+    dataset: VOCDataset,
     detections: list[dict],
     history: list[dict],
     scores: dict[str, Any],

@@ -78,16 +78,16 @@ def local_device(device: str | torch.device) -> torch.device:
         usable = torch.cuda.is_available() and core().build_info()["cuda_version"]
         device = "cuda" if usable else "cpu"
     try:
-        device = torch.device(device)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.empty(0, device=device)
+        found = torch.device(device)
+        if str(found) == "cuda":
+            found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ValueError(
             f"device {str(device)!r} cannot be used ({reason}); `fastrpn info` tells what is there"
         ) from error
-    return device
+    return found
 
 
 def barrier() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.data import Dataset
 
 from fastrpn import drawing
+from fastrpn.data import LabelledImages
 from fastrpn.files import write_atomically
 from fastrpn.models import FasterRCNN
 from fastrpn.ops import clip_boxes_to_image, decode_boxes
@@ -25,7 +27,7 @@ COLUMNS = {
 }
 
 
-def print_metrics(metrics: dict, console: Console | None = None) -> None:
+def print_metrics(metrics: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints what `evaluate` returned: a row for each class and one for all."""
     table = Table("class", "objects", *COLUMNS.values())
     for name, numbers in metrics["per_class"].items():
@@ -35,7 +37,7 @@ def print_metrics(metrics: dict, console: Console | None = None) -> None:
     (console or Console()).print(table)
 
 
-def summary(metrics: dict) -> dict[str, float | None]:
+def summary(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """The numbers over all classes of what `evaluate` returned."""
     return {name: metrics[name] for name in COLUMNS}
 
@@ -45,7 +47,7 @@ def write_json(path: str | Path, content: object) -> Path:
     return write_atomically(path, json.dumps(content, indent=1).encode())
 
 
-def _select(numbers: dict) -> list[float | None]:
+def _select(numbers: Mapping[str, Any]) -> list[float | None]:
     return [numbers[name] for name in COLUMNS]
 
 
@@ -54,7 +56,9 @@ def _cell(value: float | None) -> str:
 
 
 @torch.inference_mode()
-def draw_evaluation(model: FasterRCNN, dataset: Dataset, count: int) -> dict[str, np.ndarray]:
+def draw_evaluation(
+    model: FasterRCNN, dataset: LabelledImages, count: int
+) -> dict[str, np.ndarray]:
     """Detections in the first images of a data set, and the proposals of the very first.
 
     Args:

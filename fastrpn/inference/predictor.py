@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -84,6 +85,14 @@ class Predictor:
         self.precision = precision
         self.detect = graphed(self.model) if cuda_graph else self.model
 
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a path is a sequence of strings, too
+        self, images: Image
+    ) -> Detection: ...
+
+    @overload
+    def __call__(self, images: Sequence[Image]) -> list[Detection]: ...
+
     def __call__(self, images: Image | Sequence[Image]) -> Detection | list[Detection]:
         """Detects objects in one image or in several.
 
@@ -98,8 +107,8 @@ class Predictor:
             BadDataError: a file that cannot be read. TypeError, ValueError: another kind of image.
         """
         if isinstance(images, Image):
-            return self([images])[0]
-        results = []
+            return self._detect([_to_tensor(images)])[0]
+        results: list[Detection] = []
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
             results += self._detect([_to_tensor(image) for image in batch])

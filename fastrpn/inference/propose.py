@@ -5,16 +5,16 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
 
 from fastrpn import distributed
-from fastrpn.data import ProposalSet, build_loader
+from fastrpn.data import Part, ProposalSet, Samples, build_loader
 from fastrpn.images import image_to_array
 from fastrpn.models import FasterRCNN
 
@@ -24,7 +24,7 @@ METHODS = ("rpn", "selective-search")
 
 
 def propose_dataset(
-    dataset: Dataset,
+    dataset: Samples,
     method: str,
     model: FasterRCNN | None = None,
     *,
@@ -56,20 +56,23 @@ def propose_dataset(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if method == "rpn" and model is None:
         raise ValueError('method "rpn" needs a model')
+
+    def propose(image: Tensor) -> tuple[Tensor, Tensor]:
+        if method == "rpn" and model is not None:
+            return rpn_proposals(model, [image], limit=limit)[0]
+        boxes = selective_search(image, limit=limit)
+        return boxes, torch.linspace(1, 0, len(boxes))
+
     rank, size = distributed.rank(), distributed.size()
     # One image at a time: in a batch, what an image gets would depend on its neighbours' sizes.
-    share = Subset(dataset, range(rank, len(dataset), size))
+    share = Part(dataset, range(rank, len(dataset), size))
     loader = build_loader(share, 1, shuffle=False, seed=0, workers=workers)
     found: list[tuple[int, tuple[Tensor, Tensor]]] = []
     seconds = 0.0
     hidden = not progress or rank > 0
     for (image,), (target,) in track(loader, "Proposing", len(loader), disable=hidden):
         start = time.perf_counter()
-        if method == "rpn":
-            boxes, scores = rpn_proposals(model, [image], limit=limit)[0]
-        else:
-            boxes = selective_search(image, limit=limit)
-            scores = torch.linspace(1, 0, len(boxes))
+        boxes, scores = propose(image)
         seconds += time.perf_counter() - start
         found.append((target["image_id"], (boxes.cpu(), scores.cpu())))
     shares = distributed.gather((found, seconds))
@@ -152,9 +155,9 @@ def selective_search(
     return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)  # from x, y, w, h
 
 
-def _segmentation():
+def _segmentation() -> Any:
     try:
-        return cv2.ximgproc.segmentation
+        return cv2.ximgproc.segmentation  # type: ignore[attr-defined]
     except AttributeError:
         raise ImportError(
             "selective search needs OpenCV's contributed modules:\n"

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 
 import cv2
 import numpy as np
@@ -109,8 +110,9 @@ class PictureWriter:
             return
         if frame.number == 0:
             self._videos.close()
-            self._video = self._videos.enter_context(VideoWriter(path, frame.rate))
-        self._video.write(picture)
+            self._video = self._videos.enter_context(VideoWriter(path, frame.rate or 0.0))
+        if self._video is not None:
+            self._video.write(picture)
 
 
 def picture_names(files: Sequence[Path]) -> dict[Path, str]:
@@ -144,10 +146,15 @@ class VideoWriter:
         self._temporary = self._files.enter_context(replacing(self.path))
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._writer is not None:
             self._writer.release()
-        self._files.__exit__(*error)
+        self._files.__exit__(kind, error, trace)
 
     def write(self, frame: np.ndarray) -> None:
         """Appends a frame.
@@ -157,7 +164,7 @@ class VideoWriter:
         """
         if self._writer is None:
             self._size = (frame.shape[1], frame.shape[0])
-            codec = cv2.VideoWriter_fourcc(*"mp4v")
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._temporary), codec, self.rate, self._size)
             if not self._writer.isOpened():
                 raise OSError(f"{self.path}: OpenCV cannot encode this video")

@@ -84,7 +84,7 @@ class LossHistory:
             return
         values = torch.stack([torch.stack([*losses.values()]) for _, losses, _ in self._unread])
         rows = distributed.mean(values.detach()).tolist()
-        entries = []
+        entries: list[dict[str, Any]] = []
         for (entry, losses, names), row in zip(self._unread, rows, strict=True):
             numbers = dict(zip(losses, row, strict=True))
             if not all(math.isfinite(v) for k, v in numbers.items() if k != "grad_norm"):

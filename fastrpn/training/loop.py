@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
 
 from fastrpn import distributed
+from fastrpn.data import LabelledImages, Part
 from fastrpn.evaluation.evaluate import evaluate
 from fastrpn.evaluation.report import draw_evaluation, summary
 from fastrpn.files import UNFINISHED
@@ -82,8 +82,8 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        dataset: Dataset,
-        validation: Dataset | None = None,
+        dataset: LabelledImages,
+        validation: LabelledImages | None = None,
         objective: Callable[[FasterRCNN], nn.Module] | None = None,
         model: FasterRCNN | None = None,
     ) -> None:
@@ -223,7 +223,7 @@ class Trainer:
         self.optimizer.step()
         return rate, losses
 
-    def score(self, dataset: Dataset) -> dict[str, Any]:
+    def score(self, dataset: LabelledImages) -> dict[str, Any]:
         """What `evaluate` says of the model as it is now, in float32; all processes take part."""
         distributed.same_buffers(self.model)
         batch_size = self.config.batch_size // distributed.size()
@@ -233,7 +233,7 @@ class Trainer:
         self.objective.train()  # evaluation puts the whole model back into training mode
         return metrics
 
-    def draw(self, dataset: Dataset, folder: Path, board: Board | None = None) -> None:
+    def draw(self, dataset: LabelledImages, folder: Path, board: Board | None = None) -> None:
         """Writes pictures of detections and proposals, if any are wanted."""
         if self.config.pictures == 0:
             return
@@ -246,7 +246,7 @@ class Trainer:
     def content(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {
-            "model": describe_model(self.name, self.model, self.dataset.classes),
+            "model": describe_model(self.name, self.model, list(self.dataset.classes)),
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -265,7 +265,8 @@ class Trainer:
         """
         few = None
         if self.validation is not None:
-            few = _First(self.validation, self.config.batch_size)
+            count = min(self.config.batch_size, len(self.validation))
+            few = Part(self.validation, range(count))
         with _unchanged(self.objective, self.optimizer):
             self.update(next(self.batches()))
             if few is not None:
@@ -305,20 +306,12 @@ class Trainer:
 
     def _restore(self) -> None:
         content = load_checkpoint(self.last_checkpoint)
-        wanted = describe_model(self.name, self.model, self.dataset.classes)
+        wanted = describe_model(self.name, self.model, list(self.dataset.classes))
         require_same_model(self.last_checkpoint, content["model"], wanted)
         self.model.load_state_dict(content["weights"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.best = content["step"], content["best"]
         self.metrics = content.get("metrics")
-
-
-class _First(Subset):
-    """The first images of a data set."""
-
-    def __init__(self, dataset: Dataset, count: int) -> None:
-        super().__init__(dataset, range(min(count, len(dataset))))
-        self.classes = dataset.classes
 
 
 @contextlib.contextmanager

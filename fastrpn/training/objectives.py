@@ -37,7 +37,7 @@ class _PartialObjective(nn.Module):
         for part in self._resting:
             part.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> _PartialObjective:
         super().train(mode)
         for part in self._resting:
             part.eval()
@@ -110,7 +110,7 @@ def fast_rcnn_objective(
 
 
 def box_target_std(
-    dataset: WithProposals, weights: Sequence[float], positive_iou: float = 0.5
+    dataset: WithProposals, weights: tuple[float, float, float, float], positive_iou: float = 0.5
 ) -> Tensor:
     """Standard deviations of the targets of all proposals that meet an object, by class, as
     py-faster-rcnn's alternating training takes them from the data.
@@ -136,7 +136,7 @@ def box_target_std(
         boxes = torch.cat([target["proposals"], objects])
         iou, best = box_iou(boxes, objects).max(dim=1)
         met = iou >= positive_iou
-        deltas = encode_boxes(objects[best[met]], boxes[met], tuple(weights)).double()
+        deltas = encode_boxes(objects[best[met]], boxes[met], weights).double()
         label = labels[best[met]]
         count.index_add_(0, label, torch.ones(len(label), 1, dtype=torch.float64))
         total.index_add_(0, label, deltas)

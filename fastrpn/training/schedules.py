@@ -66,11 +66,11 @@ def _train_fast_rcnn(
     config: TrainConfig, dataset: AnnotatedImages, validation: AnnotatedImages | None
 ) -> TrainResult:
     """Fast R-CNN alone, on proposals from files."""
-    dataset = WithProposals(dataset, ProposalSet.load(config.proposals))
-    if config.val_proposals is None:
-        validation = None
-    if validation is not None:
+    dataset = WithProposals(dataset, ProposalSet.load(config.proposals or ""))
+    if validation is not None and config.val_proposals is not None:
         validation = WithProposals(validation, ProposalSet.load(config.val_proposals))
+    else:
+        validation = None
     return Trainer(config, dataset, validation, fast_rcnn_objective(config, dataset)).run()
 
 
@@ -147,19 +147,26 @@ def _rehearse(
     stages = config.rpn_stage, config.box_stage
     of_step = [_stage_config(config, settings, "") for settings in stages]
     count = max(step.batch_size * step.accumulate for step in of_step)
-    few, few_validation = (
-        data and AnnotatedImages(data.samples[:count], data.classes, [])
-        for data in (dataset, validation)
-    )
     folder = Path(config.output) / f"{UNFINISHED}rehearsal"
-    rpn_stage, box_stage = ({**settings, "steps": 1} for settings in stages)
-    short = {"output": str(folder), "rpn_stage": rpn_stage, "box_stage": box_stage}
-    short |= {"rehearsal": False, "resume": False, "progress": False}
+    short = replace(
+        config,
+        output=str(folder),
+        rpn_stage={**config.rpn_stage, "steps": 1},
+        box_stage={**config.box_stage, "steps": 1},
+        rehearsal=False,
+        resume=False,
+        progress=False,
+    )
     try:
-        train_alternating(replace(config, **short), few, few_validation)
+        few_validation = validation and _first(validation, count)
+        train_alternating(short, _first(dataset, count), few_validation)
     finally:
         if distributed.is_main():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _first(dataset: AnnotatedImages, count: int) -> AnnotatedImages:
+    return AnnotatedImages(dataset.samples[:count], dataset.classes, [])
 
 
 def _train_and_propose(

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from fastrpn import distributed
-from fastrpn.data import Loader, augmentation, build_loader
+from fastrpn.data import Loader, Samples, augmentation, build_loader
 from fastrpn.models import FasterRCNN, faster_rcnn
 from fastrpn.training.config import TrainConfig
 
@@ -37,7 +36,7 @@ def new_model(config: TrainConfig, num_classes: int) -> FasterRCNN:
 
 
 def training_loader(
-    config: TrainConfig, dataset: Dataset, model: FasterRCNN, device: torch.device
+    config: TrainConfig, dataset: Samples, model: FasterRCNN, device: torch.device
 ) -> Loader:
     """Shuffled, augmented batches of this process; the model no longer resizes what the loader
     does.
