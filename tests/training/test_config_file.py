@@ -6,30 +6,10 @@ import subprocess
 import pytest
 import yaml
 
-from fastrpn import commands
 from fastrpn.cli import main
 from fastrpn.training import TrainConfig
 from fastrpn.training.config import read_config_file
 from fastrpn.training.log import write_config_file
-
-
-@pytest.fixture
-def from_command_line(monkeypatch):
-    """What `fastrpn train` makes of its options."""
-
-    class Reached(Exception):
-        pass
-
-    def parse(*arguments):
-        def stop(config):
-            raise Reached(config)
-
-        monkeypatch.setattr(commands, "train", stop)
-        with pytest.raises(Reached) as reached:
-            main(["train", *arguments])
-        return reached.value.args[0]
-
-    return parse
 
 
 @pytest.fixture
