@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 from fastrpn import distributed
 from fastrpn.analysis import (
@@ -86,27 +86,28 @@ def run(arguments: Sequence[str]) -> None:
 
 
 @app.command
-def demo(
-    *,
-    output: Annotated[Path, Parameter(help="folder for data, model and pictures")] = Path("demo"),
-    seed: Annotated[int, Parameter(help="of data, weights and order")] = 0,
-) -> None:
-    """Write a data set, train on it, evaluate, draw what is found. Takes minutes on a CPU."""
+def demo(*, output: Path = Path("demo"), seed: int = 0) -> None:
+    """Write a data set, train on it, evaluate, draw what is found. Takes minutes on a CPU.
+
+    Args:
+        output: folder for data, model and pictures.
+        seed: of data, weights and order.
+    """
     run_demo(output, seed=seed)
 
 
 @app.command(name="train")
 def train_command(
     *,
-    config: Annotated[
-        Path | None,
-        Parameter(help="YAML file of settings, as a run's config.yaml; options go before it"),
-    ] = None,
+    config: Path | None = None,
     settings: Annotated[TrainConfig | None, Parameter(name="*")] = None,
 ) -> None:
     """Train on annotated images in PASCAL VOC or COCO layout.
 
     Under torchrun, processes share the batches: torchrun --nproc-per-node=2 -m fastrpn train ...
+
+    Args:
+        config: YAML file of settings, as a run's config.yaml; options go before it.
     """
     settings = settings or TrainConfig()
     if config is not None:
@@ -123,24 +124,27 @@ def evaluate_command(
     checkpoint: Checkpoint,
     data: Data,
     image_set: ImageSets = ("val",),
-    proposals: Annotated[
-        Path | None, Parameter(help="file of `fastrpn proposals`, instead of the RPN's")
-    ] = None,
+    proposals: Path | None = None,
     batch_size: BatchSize = 4,
     workers: Workers = 0,
     device: Device = "auto",
     precision: Precision = "fp32",
     on_bad_data: BadData = "stop",
-    output: Annotated[Path | None, Parameter(help="JSON file for all numbers and curves")] = None,
+    output: Path | None = None,
 ) -> None:
-    """Evaluate a checkpoint on annotated images in PASCAL VOC or COCO layout."""
+    """Evaluate a checkpoint on annotated images in PASCAL VOC or COCO layout.
+
+    Args:
+        proposals: file of `fastrpn proposals`, instead of the RPN's.
+        output: JSON file for all numbers and curves.
+    """
     with distributed.process_group(device):
-        model, classes = load_model(checkpoint, distributed.local_device(device))
+        used = distributed.local_device(device)
+        model, classes = load_model(checkpoint, used)
         dataset = open_dataset(data, image_set, classes, on_bad_data)
         if proposals:
             dataset = WithProposals(dataset, ProposalSet.load(proposals))
-        kind = distributed.local_device(device).type
-        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(used.type, torch.bfloat16, enabled=precision == "bf16"):
             metrics = evaluate(model, dataset, batch_size=batch_size, workers=workers)
         is_main = distributed.is_main()
     if is_main:
@@ -151,25 +155,29 @@ def evaluate_command(
 
 @app.command
 def detect(
-    files: Annotated[list[Path], Parameter(help="images, videos or folders of them")],
+    files: list[Path],
     /,
     *,
     checkpoint: Checkpoint,
-    output: Annotated[Path, Parameter(help="folder for the results")] = Path("detections"),
-    formats: Annotated[
-        tuple[Literal["pictures", "json", "csv"], ...],
-        Parameter(help="pictures and videos with boxes, detections.json (COCO), detections.csv"),
-    ] = ("pictures", "json"),
-    score_threshold: Annotated[float, Parameter(help="lowest score of a detection, 0 to 1")] = 0.5,
+    output: Path = Path("detections"),
+    formats: tuple[Literal["pictures", "json", "csv"], ...] = ("pictures", "json"),
+    score_threshold: float = 0.5,
     batch_size: BatchSize = 4,
     device: Device = "auto",
     precision: Precision = "fp32",
-    cuda_graph: Annotated[bool, Parameter(help="replay one CUDA graph a shape of batch")] = False,
+    cuda_graph: bool = False,
     on_bad_data: BadData = "stop",
 ) -> None:
     """Find objects in images and videos: pictures, COCO results, a table.
 
     Under torchrun, processes share the files: torchrun --nproc-per-node=2 -m fastrpn detect ...
+
+    Args:
+        files: images, videos or folders of them.
+        output: folder for the results.
+        formats: pictures and videos with boxes, detections.json (COCO), detections.csv.
+        score_threshold: lowest score of a detection, 0 to 1.
+        cuda_graph: on a GPU, replay one recorded graph for each shape of batch.
     """
     # Shares may take very different times: a long video is not divided.
     with distributed.process_group(device, patience=timedelta(days=7)):
@@ -193,23 +201,27 @@ def detect(
 def proposals(
     *,
     data: Data,
-    output: Annotated[Path, Parameter(help=".npz file to write")],
-    method: Annotated[
-        Literal["rpn", "selective-search"], Parameter(help="a trained RPN's, or selective search's")
-    ] = "rpn",
-    checkpoint: Annotated[Path | None, Parameter(help="whose RPN proposes")] = None,
+    output: Path,
+    method: Literal["rpn", "selective-search"] = "rpn",
+    checkpoint: Checkpoint | None = None,
     image_set: ImageSets = ("val",),
-    limit: Annotated[int, Parameter(help="proposals an image at most")] = 2000,
+    limit: int = 2000,
     workers: Workers = 0,
     device: Device = "auto",
     on_bad_data: BadData = "stop",
-    recall: Annotated[bool, Parameter(help="print the share of objects that they meet")] = False,
+    recall: bool = False,
 ) -> None:
     """Write the proposals of a data set to a file.
 
     `fastrpn train --proposals FILE` trains Fast R-CNN alone on them, `fastrpn eval --proposals
     FILE` evaluates a checkpoint on them. Under torchrun, processes share the images:
     torchrun --nproc-per-node=2 -m fastrpn proposals ...
+
+    Args:
+        output: .npz file to write.
+        method: a trained RPN's, which needs a checkpoint, or selective search's.
+        limit: proposals an image at most.
+        recall: print the share of objects that they meet.
     """
     if method == "rpn" and checkpoint is None:
         raise ValueError("--method rpn needs a --checkpoint")
@@ -233,53 +245,41 @@ def _print_recall(found: ProposalSet, dataset: AnnotatedImages) -> None:
     print(markdown_table(proposal_recall(boxes, targets).rows(found.method)))
 
 
-WITH_MODEL = Group("With --model: what a network's positions see, and which anchors reach further")
-WITH_DATA = Group("With --data: anchors by k-means on a data set, beside the model's own")
-WITH_NEITHER = Group("With neither: the anchors of one position, drawn to scale")
-
-
 @app.command
 def anchors(
     *,
-    output: Annotated[Path, Parameter(help="the picture")] = Path("anchors.png"),
-    model: Annotated[
-        str | None, Parameter(help="name of a network, see fastrpn.models.faster_rcnn")
-    ] = None,
-    gradient: Annotated[
-        bool,
-        Parameter(
-            group=WITH_MODEL,
-            help="measure the fields by gradient, too: seconds for vgg16, minutes for a pyramid",
-        ),
-    ] = False,
-    data: Annotated[
-        Path | None, Parameter(group=WITH_DATA, help="folder in VOC or COCO layout")
-    ] = None,
-    train_set: Annotated[
-        tuple[str, ...], Parameter(group=WITH_DATA, help="image sets to design on")
-    ] = ("train",),
-    val_set: Annotated[
-        tuple[str, ...], Parameter(group=WITH_DATA, help="to count recall on; else train_set")
-    ] = (),
-    number: Annotated[
-        int | None,
-        Parameter(group=WITH_DATA, help="anchors to design; else as many as the model's"),
-    ] = None,
-    on_bad_data: Annotated[BadData, Parameter(group=WITH_DATA)] = "stop",
-    image_size: Annotated[
-        tuple[int, int], Parameter(group=WITH_NEITHER, help="height and width, pixels")
-    ] = (600, 800),
-    position: Annotated[
-        tuple[float, float], Parameter(group=WITH_NEITHER, help="x and y, pixels")
-    ] = (320, 320),
-    sizes: Annotated[
-        tuple[float, ...], Parameter(group=WITH_NEITHER, help="square roots of areas, pixels")
-    ] = (128, 256, 512),
-    ratios: Annotated[tuple[float, ...], Parameter(group=WITH_NEITHER, help="height / width")] = (
-        *(0.5, 1, 2),
-    ),
+    output: Path = Path("anchors.png"),
+    model: str | None = None,
+    gradient: bool = False,
+    data: Path | None = None,
+    train_set: tuple[str, ...] = ("train",),
+    val_set: tuple[str, ...] = (),
+    number: int | None = None,
+    on_bad_data: BadData = "stop",
+    image_size: tuple[int, int] = (600, 800),
+    position: tuple[float, float] = (320, 320),
+    sizes: tuple[float, ...] = (128, 256, 512),
+    ratios: tuple[float, ...] = (0.5, 1, 2),
 ) -> None:
-    """Judge anchors: what a model sees of them, which suit your data, or just draw the paper's."""
+    """Judge anchors: what a model sees of them, which suit your data, or just draw the paper's.
+
+    With --model NAME: the receptive field of a network's positions, and which anchors reach out of
+    it. With --data FOLDER: anchors by k-means on a data set, beside the model's own (vgg16's). With
+    neither: the anchors of --sizes and --ratios at --position.
+
+    Args:
+        output: the picture.
+        model: name of a network, see fastrpn.models.faster_rcnn.
+        gradient: measure the fields by gradient, too: seconds for vgg16, minutes for a pyramid.
+        data: folder in VOC or COCO layout.
+        train_set: image sets to design on.
+        val_set: image sets to count recall on; else those of train_set.
+        number: anchors to design; else as many as the model's.
+        image_size: height and width, pixels.
+        position: x and y, pixels.
+        sizes: square roots of areas, pixels.
+        ratios: height / width.
+    """
     if data is not None:
         training = open_dataset(data, train_set, on_bad_data=on_bad_data)
         held_out = None
@@ -336,13 +336,14 @@ def _report_receptive_field(model: str, gradient: bool, output: Path) -> None:
 
 
 @app.command
-def bench(
-    *,
-    quick: Annotated[bool, Parameter(help="a small selection, about a minute")] = False,
-    only: Annotated[str | None, Parameter(help="ops, separated by commas")] = None,
-    output: Annotated[Path | None, Parameter(help="folder for results.json and plots")] = None,
-) -> None:
-    """Measure the operators against their peers, in a clone of the repository."""
+def bench(*, quick: bool = False, only: str | None = None, output: Path | None = None) -> None:
+    """Measure the operators against their peers, in a clone of the repository.
+
+    Args:
+        quick: a small selection, about a minute.
+        only: ops, separated by commas.
+        output: folder for results.json and plots.
+    """
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the clone
     from benchmarks.run_all import main
 
@@ -352,13 +353,15 @@ def bench(
 
 
 @app.command
-def info(
-    *, json_: Annotated[bool, Parameter(name="--json", help="as JSON", negative=())] = False
-) -> None:
-    """Say what was built and what was found at run time."""
+def info(*, json: bool = False) -> None:
+    """Say what was built and what was found at run time.
+
+    Args:
+        json: as JSON.
+    """
     facts = collect()
-    if json_:
-        print(json.dumps(facts, indent=1))
+    if json:
+        print(dumps(facts, indent=1))
         return
     for name, value in facts.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value

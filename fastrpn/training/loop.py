@@ -6,8 +6,6 @@ of the paper); an objective trains some of them, see :mod:`fastrpn.training.obje
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +42,7 @@ from fastrpn.training.setup import (
     seed_step,
     sgd,
     training_loader,
+    unchanged,
 )
 
 __all__ = ["TrainResult", "Trainer"]
@@ -87,6 +86,8 @@ class Trainer:
         objective: Callable[[FasterRCNN], nn.Module] | None = None,
         model: FasterRCNN | None = None,
     ) -> None:
+        if not config.output:
+            raise ValueError("output is missing: the run needs a folder")
         self.config = config
         self.dataset = dataset
         self.validation = validation
@@ -205,7 +206,7 @@ class Trainer:
         losses: dict[str, Tensor] = {}
         for number, part in enumerate(parts):
             seed_step(config.seed, self.step, number, distributed.rank())
-            # Targets stay on the CPU: the model checks their values there, then moves what it needs.
+            # Targets stay on the CPU: there the model checks them, then it moves what it needs.
             images = [image.to(self.device, non_blocking=True) for image in part[0]]
             is_last = number == len(parts) - 1  # with it the processes exchange their gradients
             with distributed.exchange_gradients(self.network, is_last):
@@ -267,7 +268,7 @@ class Trainer:
         if self.validation is not None:
             count = min(self.config.batch_size, len(self.validation))
             few = Part(self.validation, range(count))
-        with _unchanged(self.objective, self.optimizer):
+        with unchanged(self.objective, self.optimizer):
             self.update(next(self.batches()))
             if few is not None:
                 self.score(few)
@@ -312,18 +313,3 @@ class Trainer:
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.best = content["step"], content["best"]
         self.metrics = content.get("metrics")
-
-
-@contextlib.contextmanager
-def _unchanged(objective: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Restores weights, buffers and the optimizer's state at the end; the copies lie on the CPU."""
-    weights = {
-        name: value.detach().to("cpu", copy=True) for name, value in objective.state_dict().items()
-    }
-    state = copy.deepcopy(optimizer.state_dict())
-    try:
-        yield
-    finally:
-        objective.load_state_dict(weights)
-        optimizer.load_state_dict(state)
-        optimizer.zero_grad(set_to_none=True)

@@ -1,10 +1,12 @@
-"""What a training starts with: its model, its data, its optimizer and its seeds."""
+"""What a training is made of: model, data, optimizer, seeds."""
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from fastrpn.models import FasterRCNN, faster_rcnn
 from fastrpn.training.config import TrainConfig
 
 __all__ = ["Batch", "new_model", "seed_everything", "seed_step", "sgd"]
-__all__ += ["training_loader"]
+__all__ += ["training_loader", "unchanged"]
 
 Batch = tuple[Sequence[Tensor], Sequence[dict[str, Any]]]  # images [3, H, W] and their targets
 
@@ -100,3 +102,18 @@ def seed_step(seed: int, step: int, part: int = 0, rank: int = 0) -> None:
     """
     high, low = np.random.SeedSequence([seed, step, part, rank]).generate_state(2)
     torch.manual_seed((int(high) << 31) ^ int(low))
+
+
+@contextmanager
+def unchanged(objective: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Restores weights, buffers and the optimizer's state at the end; the copies lie on the CPU."""
+    weights = {
+        name: value.detach().to("cpu", copy=True) for name, value in objective.state_dict().items()
+    }
+    state = copy.deepcopy(optimizer.state_dict())
+    try:
+        yield
+    finally:
+        objective.load_state_dict(weights)
+        optimizer.load_state_dict(state)
+        optimizer.zero_grad(set_to_none=True)
