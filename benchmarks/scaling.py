@@ -87,7 +87,7 @@ def measure(options: argparse.Namespace) -> None:
             if step == WARM_UP:
                 distributed.barrier()
                 start = time.perf_counter()
-            trainer.optimizer_step(parts, step)
+            trainer.update(parts)
         distributed.barrier()
         if distributed.is_main():
             print(options.steps * options.batch_size / (time.perf_counter() - start))

@@ -4,6 +4,7 @@ Everything is imported on first use, so that `fastrpn.numpy` never imports torch
 """
 
 import importlib
+from typing import Any
 
 from fastrpn._version import __version__
 
@@ -32,7 +33,7 @@ _NAMES = {
 __all__ = ["__version__", *_SUBMODULES, *_NAMES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"fastrpn.{name}")
     if name in _NAMES:

@@ -1,47 +1,68 @@
-"""The command line: `fastrpn COMMAND`, also `python -m fastrpn COMMAND`."""
+"""The command line: `fastrpn COMMAND`, also `python -m fastrpn COMMAND`.
+
+The commands themselves are in :mod:`fastrpn.commands`, which is imported when one is asked for, so
+that `fastrpn --help` answers at once.
+"""
+
+from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from fastrpn._version import __version__
-from fastrpn.commands import COMMANDS
+
+COMMANDS = {
+    "demo": "write a data set, train on it, evaluate, draw what is found",
+    "train": "train on annotated images",
+    "eval": "evaluate a checkpoint on annotated images",
+    "detect": "find objects in images and videos",
+    "proposals": "write the proposals of a data set to a file",
+    "anchors": "judge anchors: what a model sees of them, which suit your data",
+    "info": "say what was built and what was found at run time",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; bad input ends with one line and exit code 2, a training that diverged with
     one line and 1, a bug with its traceback."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser(arguments).parse_args(arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    words = (place for place, word in enumerate(arguments) if not word.startswith("-"))
+    end = next(words, len(arguments)) + 1  # behind the command's name
+    debug = _parser().parse_args(arguments[:end]).debug
     try:
-        options.run(options)
-    except (ValueError, FileNotFoundError, NotADirectoryError, ImportError) as error:
-        _exit(error, 2, options.debug)
-    except RuntimeError as error:
-        from fastrpn.training import NonFiniteLossError  # torch is there by now
-
-        _exit(error, 1, options.debug or not isinstance(error, NonFiniteLossError))
+        from fastrpn.commands import CycloptsError, NonFiniteLossError, run
+    except ImportError as error:
+        _exit(error, 2, debug)
+    try:
+        run(arguments[end - 1 :])
+    except NonFiniteLossError as error:
+        _exit(error, 1, debug)
+    except (CycloptsError, ValueError, FileNotFoundError, NotADirectoryError, ImportError) as error:
+        _exit(error, 2, debug)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _exit(error: Exception, status: int, debug: bool) -> None:
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        _exit(ValueError(message), 2, debug=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Takes what stands up to the command's name."""
+    parser = _Parser("fastrpn", description="Region proposals and Faster R-CNN.")
+    parser.add_argument("--version", action="version", version=f"fastrpn {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, summary in COMMANDS.items():
+        commands.add_parser(name, help=summary)
+    return parser
+
+
+def _exit(error: Exception, status: int, debug: bool) -> NoReturn:
     if debug:
         raise error
     print(f"fastrpn: error: {error}", file=sys.stderr)
     sys.exit(status)
-
-
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser; only the command that is asked for gets its options, which may import torch."""
-    parser = argparse.ArgumentParser("fastrpn", description="Region proposals and Faster R-CNN.")
-    parser.add_argument("--version", action="version", version=f"fastrpn {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for name, module in COMMANDS.items():
-        summary = module.__doc__.partition("\n")[0]
-        command = commands.add_parser(name, help=summary, description=module.__doc__)
-        command.set_defaults(run=module.run)
-        if name in arguments:
-            module.add_options(command)
-    return parser

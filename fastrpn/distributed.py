@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -18,8 +18,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["all_gather", "barrier", "broadcast", "gather", "is_main", "local_device", "mean"]
-__all__ += ["process_group", "rank", "same_buffers", "share_gradients", "size"]
+from fastrpn._library import core
+
+__all__ = ["all_gather", "barrier", "broadcast", "exchange_gradients", "gather", "is_main"]
+__all__ += ["local_device", "mean", "process_group", "rank", "same_buffers", "share_gradients"]
+__all__ += ["size"]
 
 
 @contextmanager
@@ -31,7 +34,7 @@ def process_group(
     Gradients travel through nccl on GPUs and gloo on CPUs; Python objects always through gloo.
 
     Args:
-        device: "cpu" or "cuda".
+        device: "auto", "cpu" or "cuda".
         patience: how long a process waits for the others, which may have a longer share or a large
             file to write. One that has died is noticed at once.
     """
@@ -65,22 +68,26 @@ def is_main() -> bool:
 
 
 def local_device(device: str | torch.device) -> torch.device:
-    """ "cuda" becomes this process's own GPU of the machine.
+    """ "cuda" becomes this process's own GPU of the machine; "auto" that or, where torch or our
+    kernels can use none, the CPU.
 
     Raises:
         ValueError: a device that is unknown or cannot be used.
     """
+    if device == "auto":
+        usable = torch.cuda.is_available() and core().build_info()["cuda_version"]
+        device = "cuda" if usable else "cpu"
     try:
-        device = torch.device(device)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.empty(0, device=device)
+        found = torch.device(device)
+        if str(found) == "cuda":
+            found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ValueError(
             f"device {str(device)!r} cannot be used ({reason}); `fastrpn info` tells what is there"
         ) from error
-    return device
+    return found
 
 
 def barrier() -> None:
@@ -140,5 +147,13 @@ def share_gradients(module: nn.Module, some_unused: bool) -> nn.Module:
     """
     if size() == 1:
         return module
-    # Without its list of devices it leaves the arguments where they are, see `OptimizerStep`.
+    # Without its list of devices it leaves the arguments where they are, see `Trainer.update`.
     return DistributedDataParallel(module, find_unused_parameters=some_unused)
+
+
+def exchange_gradients(network: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Within it, the backward pass of what `share_gradients` gave exchanges gradients, or leaves
+    them to accumulate in this process."""
+    if now or not isinstance(network, DistributedDataParallel):
+        return nullcontext()
+    return network.no_sync()

@@ -42,3 +42,25 @@ def plainly():
             set_simd_level(level)
 
     return run
+
+
+@pytest.fixture
+def from_command_line(monkeypatch):
+    """What `fastrpn train` makes of its options."""
+
+    from fastrpn import commands
+    from fastrpn.cli import main
+
+    class Reached(Exception):
+        pass
+
+    def parse(*arguments):
+        def stop(config):
+            raise Reached(config)
+
+        monkeypatch.setattr(commands, "train", stop)
+        with pytest.raises(Reached) as reached:
+            main(["train", *arguments])
+        return reached.value.args[0]
+
+    return parse

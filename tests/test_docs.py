@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from fastrpn import cli
+from fastrpn.commands import app
 from fastrpn.data import VOCDataset, generate_synthetic
 from fastrpn.images import read_image
-from fastrpn.inference.video import VideoWriter
+from fastrpn.inference.writers import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = {"train", "eval", "detect", "anchors", "info"}  # of the others only the options are checked
@@ -89,4 +90,4 @@ def run_command(words):
     if words[0] == "fastrpn" and arguments[0] in RUN and "alternating" not in arguments:
         cli.main(arguments + (QUICK if arguments[0] == "train" else []))
     else:
-        cli._parser(arguments).parse_args(arguments)
+        app.parse_args(arguments, exit_on_error=False, print_error=False)

@@ -5,8 +5,9 @@ say. Rules with a test file of their own are named in the tables: anchors in mod
 labels in models/test_targets, sampling in models/test_sampling, losses in models/test_losses.
 """
 
+import copy
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -18,9 +19,8 @@ from fastrpn.models.structures import Proposals
 from fastrpn.models.transform import ImageTransform
 from fastrpn.ops import encode_boxes
 from fastrpn.training import TrainConfig
-from fastrpn.training.config import lr_factor
-from fastrpn.training.config_file import config_from_dict
-from fastrpn.training.step import sgd
+from fastrpn.training.config import lr_factor, read_config_file
+from fastrpn.training.setup import sgd
 
 MODEL = [  # field, paper, py-faster-rcnn
     # Image: short side 600; py-faster-rcnn keeps the long side within 1000 and subtracts a mean
@@ -89,14 +89,14 @@ TRAINING = [  # preset, schedule, part, steps, last step at the first rate, imag
 
 
 def trained_with(preset, **settings):
-    return config_from_dict({"data": "", "output": "", "preset": preset, **settings})
+    return TrainConfig(preset=preset, **settings)
 
 
 @pytest.mark.parametrize(("preset", "schedule", "part", "steps", "drop", "batch"), TRAINING)
 def test_training_preset(preset, schedule, part, steps, drop, batch):
     config = trained_with(preset, schedule=schedule)
     if part is not None:
-        config = config_from_dict(config.as_dict() | getattr(config, part))
+        config = TrainConfig(**(config.as_dict() | getattr(config, part)))
     assert SGD.items() <= asdict(config).items()
     assert (config.steps, config.batch_size) == (steps, batch)
     rates = [config.lr * lr_factor(config, step, steps) for step in (0, drop - 1, drop, steps - 1)]
@@ -127,6 +127,37 @@ def test_what_is_given_goes_before_the_preset():
     assert TrainConfig(data="", output="").lr == trained_with(None).lr == 0.02
     with pytest.raises(ValueError, match="preset must be one of paper, .* got 'coco'"):
         trained_with("coco")
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("schedule", ["joint", "alternating"])
+def test_a_preset_means_the_same_from_python_yaml_and_the_command_line(
+    preset, schedule, tmp_path, from_command_line
+):
+    config = TrainConfig(preset=preset, schedule=schedule)
+    file = tmp_path / "run.yaml"
+    file.write_text(f"preset: {preset}\nschedule: {schedule}\n")
+    assert read_config_file(file) == config
+    assert from_command_line("--preset", preset, "--schedule", schedule) == config
+    assert from_command_line("--config", str(file)) == config
+    assert (config.lr, config.batch_size) != (0.02, 8)
+
+
+def test_what_was_given_wins_also_where_it_equals_the_default(tmp_path, from_command_line):
+    given = {"lr": 0.02, "batch_size": 8, "clip_grad_norm": 10.0, "warmup_steps": 100, "epochs": 10}
+    config = TrainConfig(preset="paper", **given)
+    assert given.items() <= asdict(config).items() and config.steps is None
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: paper\n" + "".join(f"{k}: {v}\n" for k, v in given.items()))
+    assert read_config_file(file) == config
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    assert from_command_line("--preset", "paper", *options) == config
+    # The file's goes before the preset of the command line, and an option before the file's.
+    file.write_text("lr: 0.02\nbatch_size: 8\n")
+    config = from_command_line("--config", str(file), "--preset", "paper", "--batch-size", "4")
+    assert (config.lr, config.batch_size, config.momentum, config.steps) == (0.02, 4, 0.9, 80_000)
+    assert replace(TrainConfig(preset="paper"), batch_size=2).lr == 0.001
+    assert copy.deepcopy(TrainConfig(preset="paper")) == TrainConfig(preset="paper")
 
 
 # ---- What the numbers do ----------------------------------------------------------------------

@@ -17,9 +17,9 @@ from fastrpn.analysis.dataset_boxes import GroundTruthBoxes, dataset_boxes
 from fastrpn.analysis.gradient_field import gradient_field
 from fastrpn.analysis.kmeans_anchors import kmeans_anchors
 from fastrpn.analysis.proposal_recall import PROPOSAL_COUNTS, ProposalRecall, proposal_recall
-from fastrpn.analysis.propose import propose_dataset, rpn_proposals, selective_search
 from fastrpn.analysis.receptive_field import FieldAxis, ReceptiveField, receptive_field
 from fastrpn.analysis.tables import markdown_table
+from fastrpn.inference.propose import propose_dataset, rpn_proposals, selective_search
 
 __all__ = [
     "PROPOSAL_COUNTS",

@@ -4,6 +4,7 @@ from fastrpn.data.augment import ColorJitter, RandomShortSide, augmentation
 from fastrpn.data.coco import COCODataset, detections_to_coco_results
 from fastrpn.data.loader import Loader, build_loader
 from fastrpn.data.open import concatenate, open_dataset
+from fastrpn.data.part import LabelledImages, Part, Samples
 from fastrpn.data.proposals import ProposalSet, WithProposals
 from fastrpn.data.synthetic import (
     SYNTHETIC_CLASSES,
@@ -24,11 +25,14 @@ __all__ = [
     "Compose",
     "ContourBaseline",
     "FromTorchvision",
+    "LabelledImages",
     "Loader",
+    "Part",
     "ProposalSet",
     "RandomHorizontalFlip",
     "RandomShortSide",
     "ResizeShortSide",
+    "Samples",
     "VOCDataset",
     "WithProposals",
     "augmentation",

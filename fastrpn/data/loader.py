@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from fastrpn.data.part import Samples
 from fastrpn.data.transforms import Transform
 
 
@@ -45,7 +46,7 @@ class Loader:
 
 
 def build_loader(
-    dataset: Dataset,
+    dataset: Samples,
     batch_size: int,
     *,
     shuffle: bool,
@@ -159,7 +160,7 @@ class EpochBatches:
 class _Transformed(Dataset):
     """Looks up (epoch, index) and applies the transform with the generator of that pair."""
 
-    def __init__(self, dataset: Dataset, transform: Transform | None, seed: int):
+    def __init__(self, dataset: Samples, transform: Transform | None, seed: int):
         self.dataset, self.transform, self.seed = dataset, transform, seed
 
     def __getitem__(self, epoch_and_index: tuple[int, int]) -> tuple[torch.Tensor, dict]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from fastrpn.images import image_to_array
 
@@ -39,12 +41,12 @@ def colour_of(label: int) -> Colour:
     return PALETTE[(int(label) - 1) % len(PALETTE)]
 
 
-def to_numpy(values) -> np.ndarray:
+def to_numpy(values: ArrayLike | Tensor) -> np.ndarray:
     """A tensor, on any device and with or without a gradient, an array or a list as an array."""
-    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def to_boxes(boxes) -> np.ndarray:
+def to_boxes(boxes: ArrayLike | Tensor) -> np.ndarray:
     """Boxes as float32 [N,4].
 
     Raises:
@@ -58,7 +60,7 @@ def to_boxes(boxes) -> np.ndarray:
     return array
 
 
-def enlarge(image, long_side: int) -> tuple[np.ndarray, float]:
+def enlarge(image: np.ndarray | Tensor, long_side: int) -> tuple[np.ndarray, float]:
     """A copy scaled so that its long side is `long_side` pixels, and the scale."""
     image = image_to_array(image)
     scale = long_side / max(image.shape[:2])
@@ -109,7 +111,8 @@ def write(
 
 def text_size(text: str, scale: float = 0.42) -> tuple[int, int]:
     """(width, height above the baseline) in pixels."""
-    return cv2.getTextSize(text, _FONT, scale, 1)[0]
+    width, height = cv2.getTextSize(text, _FONT, scale, 1)[0]
+    return width, height
 
 
 def with_caption(image: np.ndarray, text: str) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fastrpn.drawing.canvas import PALETTE, colour_of
@@ -84,7 +85,7 @@ def plot_pr_curves(
     return _save(figure, axes, path)
 
 
-def _save(figure: Figure, axes, path: str | Path) -> Path:
+def _save(figure: Figure, axes: Axes, path: str | Path) -> Path:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")

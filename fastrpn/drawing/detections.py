@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from fastrpn.drawing.canvas import (
     GREY,
@@ -21,7 +23,11 @@ from fastrpn.images import image_to_array
 
 
 def draw_detections(
-    image, boxes, labels, scores=None, classes: Sequence[str] | None = None
+    image: np.ndarray | Tensor,
+    boxes: ArrayLike | Tensor,
+    labels: ArrayLike | Tensor,
+    scores: ArrayLike | Tensor | None = None,
+    classes: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Draws boxes in the colours of their classes, tagged with class and score.
 
@@ -35,31 +41,34 @@ def draw_detections(
     Returns:
         uint8 [H,W,3] RGB, a new array.
     """
-    image = image_to_array(image).copy()
+    picture = image_to_array(image).copy()
     boxes, labels = to_boxes(boxes), to_numpy(labels).astype(int)
-    order = range(len(boxes)) if scores is None else np.argsort(to_numpy(scores), kind="stable")
+    known = np.zeros(len(boxes)) if scores is None else to_numpy(scores)
+    order = np.argsort(known, kind="stable")
     if len(labels) != len(boxes) or len(order) != len(boxes):
         raise ValueError(
             f"boxes, labels and scores must agree, got {len(boxes)}, {len(labels)}, {len(order)}"
         )
     for i in order:
-        draw_box(image, boxes[i], colour_of(labels[i]), halo=True)
+        draw_box(picture, boxes[i], colour_of(labels[i]), halo=True)
     for i in order:
         name = classes[labels[i]] if classes else str(labels[i])
-        text = name if scores is None else f"{name} {float(scores[i]):.2f}"
-        tag_box(image, boxes[i], colour_of(labels[i]), text)
-    return image
+        text = name if scores is None else f"{name} {known[i]:.2f}"
+        tag_box(picture, boxes[i], colour_of(labels[i]), text)
+    return picture
 
 
-def draw_target(image, target: dict, classes: Sequence[str] | None = None) -> np.ndarray:
+def draw_target(
+    image: np.ndarray | Tensor, target: dict, classes: Sequence[str] | None = None
+) -> np.ndarray:
     """Draws ground truth as `draw_detections` does; objects to be ignored are thin and grey."""
     boxes, labels = to_boxes(target["boxes"]), to_numpy(target["labels"])
     ignore = to_numpy(target.get("ignore", np.zeros(len(boxes)))).astype(bool)
-    image = image_to_array(image).copy()
+    picture = image_to_array(image).copy()
     for box in boxes[ignore]:
-        draw_box(image, box, GREY, thickness=1)
-        tag_box(image, box, GREY, "ignored")
-    return draw_detections(image, boxes[~ignore], labels[~ignore], classes=classes)
+        draw_box(picture, box, GREY, thickness=1)
+        tag_box(picture, box, GREY, "ignored")
+    return draw_detections(picture, boxes[~ignore], labels[~ignore], classes=classes)
 
 
 def contact_sheet(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import matplotlib
 import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from fastrpn.drawing.canvas import (
     BLACK,
@@ -24,11 +26,11 @@ _LEGEND_ROW = 24  # pixels
 
 
 def draw_proposals(
-    image,
-    boxes_before,
-    scores_before,
-    boxes_after,
-    scores_after,
+    image: np.ndarray | Tensor,
+    boxes_before: ArrayLike | Tensor,
+    scores_before: ArrayLike | Tensor,
+    boxes_after: ArrayLike | Tensor,
+    scores_after: ArrayLike | Tensor,
     *,
     limit: int = 300,
     long_side: int = 512,
@@ -64,7 +66,9 @@ def draw_proposals(
 
 
 def draw_anchors(
-    boxes, image_size: tuple[int, int] = (600, 800), centre: tuple[float, float] | None = None
+    boxes: ArrayLike | Tensor,
+    image_size: tuple[int, int] = (600, 800),
+    centre: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """The anchors of one position, a colour for each scale, on an empty image.
 

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from rich.progress import track
-from torch.utils.data import Dataset, Subset
 
 from fastrpn import distributed
-from fastrpn.data import build_loader
-from fastrpn.evaluation.coco_ap import coco_precision
+from fastrpn.data import LabelledImages, Part, build_loader
+from fastrpn.evaluation.coco_ap import COCOResult, coco_precision
 from fastrpn.evaluation.voc_ap import voc_curve
 
-Detector = Callable[[list[torch.Tensor]], list[dict]]
+Detector = Callable[..., list[dict[str, Any]]]  # of a list of images
 
 
 def evaluate(
     model: torch.nn.Module | Detector,
-    dataset: Dataset,
+    dataset: LabelledImages,
     *,
     batch_size: int = 4,
     workers: int = 0,
     progress: bool = True,
-) -> dict:
+) -> dict[str, Any]:
     """Runs a detector over a data set and scores it.
 
     Under torchrun each process takes its share of the images and all get the numbers.
@@ -53,25 +53,24 @@ def evaluate(
 @torch.inference_mode()
 def detect_all(
     model: torch.nn.Module | Detector,
-    dataset: Dataset,
+    dataset: LabelledImages,
     *,
     batch_size: int = 4,
     workers: int = 0,
     progress: bool = True,
-) -> tuple[list[dict], list[dict]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Detections and targets of every image, in order, on the CPU; see `evaluate`.
 
     Under torchrun every process gets all of them, each image once.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
-    is_module = isinstance(model, torch.nn.Module)
-    device = next(model.parameters()).device if is_module else torch.device("cpu")
-    was_training = is_module and model.training
-    if is_module:
-        model.eval()
+    module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    was_training = module.training
+    module.eval()
     rank, size = distributed.rank(), distributed.size()
-    share = Subset(dataset, range(rank, len(dataset), size))
+    share = Part(dataset, range(rank, len(dataset), size))
     loader = build_loader(
         share,
         batch_size,
@@ -80,7 +79,7 @@ def detect_all(
         workers=workers,
         pin_memory=device.type == "cuda",
     )
-    found = []
+    found: list[tuple[dict[str, Any], dict[str, Any]]] = []
     try:
         for images, targets in track(
             loader, "Evaluating", len(loader), disable=not progress or rank > 0
@@ -91,16 +90,15 @@ def detect_all(
             results = [{key: value.cpu() for key, value in r.items()} for r in results]
             found += zip(results, targets, strict=True)
     finally:
-        if was_training:
-            model.train()
+        module.train(was_training)
     shares = distributed.all_gather(found)
     pairs = [shares[i % size][i // size] for i in range(len(dataset))]
     return [detection for detection, _ in pairs], [target for _, target in pairs]
 
 
 def evaluate_detections(
-    detections: Sequence[dict], targets: Sequence[dict], classes: Sequence[str]
-) -> dict:
+    detections: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]], classes: Sequence[str]
+) -> dict[str, Any]:
     """Scores detections against ground truth.
 
     Ground truth marked "ignore" counts neither way. A number that is undefined, because no ground
@@ -149,7 +147,7 @@ def evaluate_detections(
     }
 
 
-def _check_labels(name: str, entries: Sequence[dict], num_classes: int) -> None:
+def _check_labels(name: str, entries: Sequence[dict[str, Any]], num_classes: int) -> None:
     for image, entry in enumerate(entries):
         labels = torch.as_tensor(entry["labels"])
         if len(labels) and not (1 <= labels.min() and labels.max() < num_classes):
@@ -159,7 +157,7 @@ def _check_labels(name: str, entries: Sequence[dict], num_classes: int) -> None:
             )
 
 
-def _coco_numbers(coco, label: int | None = None) -> dict:
+def _coco_numbers(coco: COCOResult, label: int | None = None) -> dict[str, Any]:
     ious = {"AP": None, "AP50": 0.5, "AP75": 0.75}
     return {key: _or_none(coco.ap(iou, label)) for key, iou in ious.items()}
 
@@ -168,6 +166,6 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _mean(values) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,9 +112,10 @@ def _autocast_without_cache() -> torch.autocast:
 
 
 @torch.no_grad()
-def _record(model: FasterRCNN, pool: tuple[int, int], batch: ImageBatch) -> Detect:
+def _record(model: FasterRCNN, pool: Any, batch: ImageBatch) -> Detect:
     """Records ``model.detect`` on copies of the batch; graphs of one pool share their memory."""
-    inputs = ImageBatch(*(x if x is None else x.clone() for x in batch))
+    scales = None if batch.scales is None else batch.scales.clone()
+    inputs = ImageBatch(batch.images.clone(), batch.sizes.clone(), scales)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream), _autocast_without_cache():
@@ -128,7 +130,7 @@ def _record(model: FasterRCNN, pool: tuple[int, int], batch: ImageBatch) -> Dete
 
     def replay(batch: ImageBatch, anchors: list[Tensor] = anchors) -> Detections:
         for to, new in zip(inputs, batch, strict=True):
-            if to is not None:
+            if to is not None and new is not None:
                 to.copy_(new)
         graph.replay()
         return Detections(*(x.clone() for x in outputs))

@@ -13,13 +13,16 @@ from pathlib import Path
 from rich.progress import track
 
 from fastrpn import distributed
-from fastrpn.drawing import draw_detections
 from fastrpn.errors import BadDataPolicy
-from fastrpn.images import write_image
-from fastrpn.inference.media import Frame, count_frames, is_video, list_media, read_media
-from fastrpn.inference.predictor import Detection, Predictor
-from fastrpn.inference.video import VideoWriter
-from fastrpn.inference.writers import ResultLines, write_coco_results, write_csv
+from fastrpn.inference.media import count_frames, list_media, read_media
+from fastrpn.inference.predictor import Predictor
+from fastrpn.inference.writers import (
+    PictureWriter,
+    ResultLines,
+    picture_names,
+    write_coco_results,
+    write_csv,
+)
 
 FORMATS = ("pictures", "json", "csv")
 
@@ -69,7 +72,7 @@ def detect_files(
         raise ValueError(f"formats must be some of {', '.join(FORMATS)}, got {min(unknown)!r}")
     policy = BadDataPolicy(on_bad_data)
     files = list_media(paths)
-    names = _picture_names(files) if "pictures" in formats else {}
+    names = picture_names(files) if "pictures" in formats else {}
     _protect_inputs(files, output, names)
     rank, size = distributed.rank(), distributed.size()
     mine = files[len(files) * rank // size : len(files) * (rank + 1) // size]
@@ -77,7 +80,7 @@ def detect_files(
     frames = predictor.detect_frames(read_media(mine, policy))
     hidden = not (progress and distributed.is_main())
     with ResultLines(_part(output, rank)) as lines, ExitStack() as videos:
-        pictures = _Pictures(output, names, predictor.classes, videos)
+        pictures = PictureWriter(output, names, predictor.classes, videos)
         for frame, found in track(frames, "detecting", count_frames(mine), disable=hidden):
             lines.add([found], [frame.name])
             if names:
@@ -94,45 +97,6 @@ def detect_files(
         for part in parts:
             part.unlink()
     return done
-
-
-class _Pictures:
-    """Writes drawn images, and videos frame by frame; one video at a time is open."""
-
-    def __init__(
-        self, output: Path, names: dict[Path, str], classes: Sequence[str], videos: ExitStack
-    ) -> None:
-        self.output, self.names, self.classes = output, names, classes
-        self._videos = videos
-        self._video: VideoWriter | None = None
-
-    def add(self, frame: Frame, found: Detection) -> None:
-        path = self.output / self.names[frame.path]
-        picture = draw_detections(
-            frame.image, found["boxes"], found["labels"], found["scores"], self.classes
-        )
-        if frame.number is None:
-            write_image(path, picture)
-            return
-        if frame.number == 0:
-            self._videos.close()
-            self._video = self._videos.enter_context(VideoWriter(path, frame.rate))
-        self._video.write(picture)
-
-
-def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
-    """A file name for each picture; files of one name in several folders get a number."""
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for file in files:
-        suffix = ".mp4" if is_video(file) else ".jpg"
-        name, number = f"{file.stem}{suffix}", 1
-        while name in taken:
-            number += 1
-            name = f"{file.stem}-{number}{suffix}"
-        taken.add(name)
-        names[file] = name
-    return names
 
 
 def _protect_inputs(files: Sequence[Path], output: Path, names: dict[Path, str]) -> None:

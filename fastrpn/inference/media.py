@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,9 +41,9 @@ def list_media(paths: Iterable[str | Path]) -> list[Path]:
     Raises:
         FileNotFoundError: a path that does not exist, or no file at all.
     """
-    paths = [Path(path) for path in paths]
     files: list[Path] = []
-    for path in paths:
+    paths = list(paths)
+    for path in map(Path, paths):
         if path.is_dir():
             known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
             files += sorted(file for file in path.iterdir() if file.suffix.lower() in known)
@@ -124,7 +124,7 @@ def _read(item: Path | Frame | BadDataError) -> Frame | BadDataError:
 def _read_ahead(function: Callable, items: Iterable) -> Iterator:
     """`map(function, items)` in threads, a few results ahead."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        waiting = deque()
+        waiting: deque[Future] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > _AHEAD:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastrpn.data.dataset import with_background
+from fastrpn.distributed import local_device
 from fastrpn.errors import BadDataPolicy
 from fastrpn.images import image_to_tensor, read_image
 from fastrpn.inference.cuda_graph import graphed
@@ -30,9 +32,10 @@ class Predictor:
     """A trained model, ready for images.
 
     Args:
-        checkpoint: file of :func:`fastrpn.training.train`, or a model, which moves to the device
-            and into evaluation mode.
-        device: where to run.
+        checkpoint: file of :func:`fastrpn.training.train`, or a model, which is used where it is
+            and put into evaluation mode.
+        device: where a checkpoint's model runs: "auto" (a GPU if it can be used, else the CPU),
+            "cpu", "cuda", ... A model is not moved.
         batch_size: images in one pass through the network.
         score_threshold: detections below it are left out.
         precision: "fp32", or "bf16" for convolutions and matrix products in bfloat16; boxes and
@@ -60,7 +63,7 @@ class Predictor:
     def __init__(
         self,
         checkpoint: str | Path | FasterRCNN,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "auto",
         batch_size: int = 4,
         score_threshold: float = 0.0,
         precision: str = "fp32",
@@ -72,15 +75,23 @@ class Predictor:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         if isinstance(checkpoint, FasterRCNN):
-            self.model = checkpoint.to(device).eval()
+            self.model = checkpoint.eval()
             self.classes = _name_classes(self.model, classes)
         else:
-            self.model, self.classes = load_model(checkpoint, device)
-        self.device = torch.device(device)
+            self.model, self.classes = load_model(checkpoint, local_device(device))
+        self.device = next(self.model.parameters()).device
         self.batch_size = batch_size
         self.score_threshold = score_threshold
         self.precision = precision
         self.detect = graphed(self.model) if cuda_graph else self.model
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a path is a sequence of strings, too
+        self, images: Image
+    ) -> Detection: ...
+
+    @overload
+    def __call__(self, images: Sequence[Image]) -> list[Detection]: ...
 
     def __call__(self, images: Image | Sequence[Image]) -> Detection | list[Detection]:
         """Detects objects in one image or in several.
@@ -96,8 +107,8 @@ class Predictor:
             BadDataError: a file that cannot be read. TypeError, ValueError: another kind of image.
         """
         if isinstance(images, Image):
-            return self([images])[0]
-        results = []
+            return self._detect([_to_tensor(images)])[0]
+        results: list[Detection] = []
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
             results += self._detect([_to_tensor(image) for image in batch])

@@ -74,6 +74,8 @@ class RoIHead(nn.Module):
             training takes them from the data; None: 1, see ``config.box_weights``.
     """
 
+    box_std: Tensor | None
+
     def __init__(
         self, box_head: nn.Module, num_classes: int, strides: Sequence[int], config: ModelConfig
     ) -> None:

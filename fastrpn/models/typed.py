@@ -25,13 +25,20 @@ def checked(name: str, value: Any, hint: Any) -> Any:
             return _as_kind(name, value, kind)
         except TypeError:
             continue
-    wanted = hint if isinstance(hint, types.UnionType | types.GenericAlias) else hint.__name__
+    if typing.get_origin(hint) is typing.Literal:
+        wanted = " or ".join(map(repr, typing.get_args(hint)))
+    else:
+        wanted = hint if isinstance(hint, types.UnionType | types.GenericAlias) else hint.__name__
     raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
 def _as_kind(name: str, value: Any, kind: Any) -> Any:
     """Raises TypeError if the value is not of that kind."""
     plain = typing.get_origin(kind) or kind
+    if plain is typing.Literal:
+        if value in typing.get_args(kind):
+            return value
+        raise TypeError
     if value is None and plain is not type(None):
         raise TypeError
     if plain in (list, tuple):

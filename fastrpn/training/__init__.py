@@ -1,8 +1,8 @@
 """Training: joint, or in the paper's four steps."""
 
 from fastrpn.training.config import TrainConfig
-from fastrpn.training.history import NonFiniteLossError
-from fastrpn.training.trainer import Trainer, TrainResult
-from fastrpn.training.training import train
+from fastrpn.training.log import NonFiniteLossError
+from fastrpn.training.loop import Trainer, TrainResult
+from fastrpn.training.schedules import train
 
 __all__ = ["NonFiniteLossError", "TrainConfig", "TrainResult", "Trainer", "train"]

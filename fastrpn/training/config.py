@@ -1,83 +1,132 @@
-"""The settings of a training run."""
+"""The settings of a training run: one definition for Python, YAML files and the command line.
+
+A setting is what was given, else what its preset says, else the default below.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
-from collections.abc import Sequence
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-__all__ = ["TrainConfig", "lr_factor"]
+import yaml
+from cyclopts import Parameter, Token
+
+from fastrpn.models.typed import checked
+from fastrpn.training.presets import training_preset
+
+__all__ = ["TrainConfig", "lr_factor", "read_config_file"]
 
 
-@dataclass
-class TrainConfig:
+def _pairs(_: Any, tokens: typing.Sequence[Token]) -> dict[str, Any]:
+    """What KEY=VALUE words of a command line mean; values are YAML."""
+    pairs = {}
+    for token in tokens:
+        key, equals, value = token.value.partition("=")
+        if not equals:
+            raise ValueError(f"{token.value!r} is not KEY=VALUE")
+        pairs[key] = yaml.safe_load(value)
+    return pairs
+
+
+_KeyValues = Parameter(accepts_keys=False, n_tokens=-1, converter=_pairs, show_default=False)
+Options = Annotated[dict[str, Any], _KeyValues]  # on the command line: KEY=VALUE ...
+
+
+class _Given:
+    """Remembers what it was given: that goes before a preset even where it equals the default."""
+
+    given: Mapping[str, Any]
+
+    def __new__(cls, **given: Any) -> _Given:
+        config = super().__new__(cls)
+        config.given = given
+        return config
+
+
+@dataclass(kw_only=True)
+class TrainConfig(_Given):
     """One run of training; everything that decides its outcome.
 
+    Types and ranges are checked; numbers may be strings, since YAML reads ``1e-3`` as one, and one
+    value stands for a list of it. ``dataclasses.replace`` keeps what the preset has given.
+
     Attributes:
-        data: folder in VOC or COCO layout.
-        output: folder for checkpoints and history.
-        train_set, val_set: image sets in ``data``, or in other folders as "folder:set", several
-            joined; see :func:`fastrpn.data.open_dataset`. No evaluation when ``val_set`` is None.
-        classes: names, or None to take them from the data.
+        data: folder in VOC or COCO layout; required.
+        output: folder for checkpoints and history; required.
+        train_set: image sets to train on, in ``data`` or as "folder:set"; several are joined.
+        val_set: image sets to evaluate on, likewise; without any there is no evaluation.
+        classes: names of the classes; else they are taken from the data.
         on_bad_data: "stop" at a broken sample, or "skip" it and count.
-        model, preset, model_options: arguments of :func:`fastrpn.models.faster_rcnn`. On the
-            command line and in files ``preset`` also gives the settings of a training that are
-            left open, see :mod:`fastrpn.training.presets`.
+        model: name of a network, see ``fastrpn.models.faster_rcnn``.
+        preset: rules of the model and numbers of its training, for what is not given: "paper",
+            "py-faster-rcnn" or "torchvision".
+        model_options: rules of the model, KEY=VALUE: fields of ``fastrpn.models.ModelConfig``.
         weights: file to start from: a classifier or a Faster R-CNN of torchvision, or a checkpoint;
-            see :func:`fastrpn.models.load_weights`. None starts from random weights.
-        batch_size: images in a batch; under torchrun the processes share them.
-        accumulate: batches whose gradients make one step.
-        steps: length of the run; None means ``epochs`` passes over the training set.
+            else weights are random.
         schedule: "joint" trains all parts at once, "alternating" in the paper's four steps.
-        rpn_stage, box_stage: settings that are different in the steps of the alternating schedule
-            that train the RPN (1 and 3) and Fast R-CNN (2 and 4), for example ``{"steps": 40000}``.
-        proposals: file of ``fastrpn proposals`` for the training set: Fast R-CNN alone is trained,
-            on these.
-        val_proposals: likewise for the validation set, without which Fast R-CNN alone is not
-            evaluated.
+        rpn_stage: KEY=VALUE, settings that differ in the steps of the alternating schedule that
+            train the RPN (1 and 3), for example steps=40000.
+        box_stage: likewise in the steps that train Fast R-CNN (2 and 4).
+        proposals: file of ``fastrpn proposals`` for the training set: Fast R-CNN alone is trained.
+        val_proposals: likewise for the validation set; without it Fast R-CNN is not evaluated.
         box_error_by_class: Fast R-CNN on given proposals measures errors of boxes in standard
             deviations of their class's targets, as py-faster-rcnn's alternating training does.
-        lr_schedule: "steps" multiplies the rate by ``lr_gamma`` at each fraction of the run in
-            ``lr_steps``; "cosine" lets it fall to 0.
+        batch_size: images in a batch; under torchrun the processes share them.
+        accumulate: batches whose gradients make one step.
+        epochs: length of the run in passes over the training set.
+        steps: length of the run in steps, instead of epochs.
+        lr: learning rate of a step.
+        lr_schedule: "steps" multiplies the rate by lr_gamma at each of lr_steps, "cosine" lets it
+            fall to 0.
+        lr_steps: fractions of the run, 0 to 1.
+        lr_gamma: factor of the learning rate at each of lr_steps.
         warmup_steps: steps of linear warm-up from 0.
+        momentum: of the gradient descent.
         weight_decay: for weights; biases and norms have none.
         precision: "fp32", or "bf16" for autocast to bfloat16 in training.
-        clip_grad_norm: greatest norm of the gradient; None does not clip.
-        flip: mirror training images left to right with this probability.
-        color_jitter: greatest changes of brightness, contrast, saturation and hue of training
-            images; see :class:`fastrpn.data.ColorJitter`. Nothing changes when it is empty.
-        short_sides: train at several scales: each image's short side is drawn from these. Empty
-            takes the model's ``min_size``.
+        clip_grad_norm: greatest norm of the gradient; none: no limit.
+        flip: probability of mirroring a training image left to right.
+        color_jitter: greatest changes of brightness, contrast, saturation (fractions) and hue
+            (turns) of training images; at most four numbers.
+        short_sides: pixels; each training image's short side is drawn from these. Without any it is
+            the model's min_size.
         group_by_shape: batches of upright images and batches of others, for less padding.
-        workers: processes that read data; 0 reads in this one.
+        seed: of weights, order, augmentation and sampling.
+        device: "auto" (a GPU if it can be used, else the CPU), "cpu", "cuda", "cuda:1", ...
+        workers: processes that read images; 0 reads in this one.
         eval_every: epochs between evaluations; 0 evaluates at the end alone.
         checkpoint_every: steps between checkpoints; 0 means once an epoch.
-        log_every: steps between lines of the progress bar, and between checks for non-finite
-            losses; every step is in the history.
-        tensorboard: write TensorBoard events into ``output``.
-        pictures: images to draw detections on at each evaluation; 0 draws nothing.
+        log_every: steps between lines of the progress, and between checks for losses that are not
+            finite; every step is in the history.
+        tensorboard: write TensorBoard events into the output folder.
+        pictures: images to draw detections on at each evaluation.
         rehearsal: before the first step, take one batch through training, evaluation, pictures and
             a checkpoint, so that what is broken fails at once; leaves no trace.
-        resume: continue from ``output``'s last checkpoint if there is one.
+        resume: continue from the output folder's last checkpoint if there is one.
+        progress: show the progress.
     """
 
-    data: str
-    output: str
+    data: str = ""
+    output: str = ""
     train_set: tuple[str, ...] = ("train",)
     val_set: tuple[str, ...] | None = ("val",)
     classes: list[str] | None = None
-    on_bad_data: str = "stop"
+    on_bad_data: Literal["stop", "skip"] = "stop"
 
     model: str = "tiny"
     preset: str | None = None
-    model_options: dict[str, Any] = field(default_factory=dict)
+    model_options: Options = field(default_factory=dict)
     weights: str | None = None
 
-    schedule: str = "joint"
-    rpn_stage: dict[str, Any] = field(default_factory=dict)
-    box_stage: dict[str, Any] = field(default_factory=dict)
+    schedule: Literal["joint", "alternating"] = "joint"
+    rpn_stage: Options = field(default_factory=dict)
+    box_stage: Options = field(default_factory=dict)
     proposals: str | None = None
     val_proposals: str | None = None
     box_error_by_class: bool = False
@@ -86,13 +135,13 @@ class TrainConfig:
     epochs: int = 10
     steps: int | None = None
     lr: float = 0.02
-    lr_schedule: str = "steps"
+    lr_schedule: Literal["steps", "cosine"] = "steps"
     lr_steps: tuple[float, ...] = (0.75,)
     lr_gamma: float = 0.1
     warmup_steps: int = 100
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     clip_grad_norm: float | None = 10.0
     flip: float = 0.5
     color_jitter: tuple[float, ...] = ()
@@ -100,7 +149,7 @@ class TrainConfig:
     group_by_shape: bool = True
 
     seed: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     workers: int = 0
     eval_every: int = 0
     checkpoint_every: int = 0
@@ -112,54 +161,78 @@ class TrainConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        for name, hint in _HINTS.items():
+            setattr(self, name, checked(name, getattr(self, name), hint))
+        if self.preset is not None:
+            for name, value in training_preset(self.preset, self.schedule, self.given).items():
+                setattr(self, name, value)
+        self.val_set = self.val_set or None
+        require = self._require
         for name in ("batch_size", "accumulate", "epochs", "log_every"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in _NOT_NEGATIVE:
-            self._require(name, getattr(self, name) >= 0, "at least 0")
-        self._require("lr", self.lr > 0 and math.isfinite(self.lr), "positive")
+            require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_steps", "weight_decay", "workers", "pictures", "seed"):
+            require(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("eval_every", "checkpoint_every"):
+            require(name, getattr(self, name) >= 0, "at least 0")
+        require("steps", self.steps is None or self.steps >= 1, "at least 1")
+        require("lr", self.lr > 0 and math.isfinite(self.lr), "positive")
         limit = self.clip_grad_norm
-        self._require("clip_grad_norm", limit is None or limit > 0, "positive")
+        require("clip_grad_norm", limit is None or limit > 0, "positive")
         inside = all(0 <= part <= 1 for part in self.lr_steps)
-        self._require("lr_steps", inside, "fractions of the run, in 0..1")
-        self._require("steps", self.steps is None or self.steps >= 1, "at least 1")
-        for name, choices in _CHOICES.items():
-            what = " or ".join(map(repr, choices))
-            self._require(name, getattr(self, name) in choices, what)
-        self._require("flip", 0 <= self.flip <= 1, "a probability")
-        self._require("color_jitter", len(self.color_jitter) <= 4, "at most four numbers")
-        self._require("short_sides", all(side >= 1 for side in self.short_sides), "positive")
-        self.lr_steps = tuple(self.lr_steps)
-        self.color_jitter, self.short_sides = tuple(self.color_jitter), tuple(self.short_sides)
+        require("lr_steps", inside, "fractions of the run, in 0..1")
+        require("flip", 0 <= self.flip <= 1, "a probability")
+        require("color_jitter", len(self.color_jitter) <= 4, "at most four numbers")
+        require("short_sides", all(side >= 1 for side in self.short_sides), "positive")
         own = {"name", "num_classes", "preset"} & set(self.model_options)
-        self._require("model_options", not own, "fields of ModelConfig")
-        names = {setting.name for setting in dataclasses.fields(self)}
-        for name in ("rpn_stage", "box_stage"):
-            self._require(name, set(getattr(self, name)) <= names, "settings of a training")
+        require("model_options", not own, "fields of ModelConfig")
+        for name, stage in (("rpn_stage", self.rpn_stage), ("box_stage", self.box_stage)):
+            require(name, set(stage) <= set(_HINTS), "settings of a training")
         alone = self.proposals is None or self.schedule == "joint"
-        self._require("schedule", alone, "'joint' where proposals are given")
-        self.train_set = _names(self.train_set)
-        self.val_set = _names(self.val_set) if self.val_set else None
+        require("schedule", alone, "'joint' where proposals are given")
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
             raise ValueError(f"{name} must be {what}, got {getattr(self, name)!r}")
 
+    def require_folders(self) -> None:
+        """Raises ValueError unless there are data and a folder for the run."""
+        for name, folder in (("data", self.data), ("output", self.output)):
+            if not folder:
+                raise ValueError(f"{name} is missing: give --{name}, or name it in the config file")
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint or a JSON file."""
+        """Plain values, for a checkpoint or a file."""
         return dataclasses.asdict(self)
 
 
-_CHOICES = {
-    "schedule": ("joint", "alternating"),
-    "lr_schedule": ("steps", "cosine"),
-    "precision": ("fp32", "bf16"),
+_HINTS = {
+    setting.name: typing.get_type_hints(TrainConfig)[setting.name]
+    for setting in dataclasses.fields(TrainConfig)
 }
-_NOT_NEGATIVE = ("warmup_steps", "weight_decay", "workers", "eval_every", "checkpoint_every")
-_NOT_NEGATIVE += ("pictures", "seed")
 
 
-def _names(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+def read_config_file(path: str | Path, **given: Any) -> TrainConfig:
+    """The settings in a YAML file, a mapping of names to values, such as a run's ``config.yaml``.
+
+    Args:
+        path: of the file.
+        **given: settings that go before the file's.
+
+    Raises:
+        ValueError: no such file, not YAML, not a mapping, an unknown name or a bad value.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"config {path}: cannot be read ({error})") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"config {path}: must be a mapping of settings, got {content!r}")
+    values = {name: content[name] for name in content if name not in ("versions", "git")}
+    for name in values:
+        if name not in _HINTS:
+            nearest = difflib.get_close_matches(str(name), list(_HINTS), n=1, cutoff=0.0)[0]
+            raise ValueError(f"config {path}: unknown setting {name!r}, did you mean {nearest!r}?")
+    return TrainConfig(**{**values, **given})
 
 
 def lr_factor(config: TrainConfig, step: int, total: int) -> float:

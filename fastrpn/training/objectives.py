@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from fastrpn.data import WithProposals
 from fastrpn.models import FasterRCNN
-from fastrpn.training.box_errors import box_target_std
+from fastrpn.ops import box_iou, encode_boxes
 from fastrpn.training.config import TrainConfig
 
-__all__ = ["FastRCNNObjective", "RPNObjective", "fast_rcnn_objective", "rpn_objective"]
+__all__ = ["FastRCNNObjective", "RPNObjective", "box_target_std"]
+__all__ += ["fast_rcnn_objective", "rpn_objective"]
 
 Build = Callable[[FasterRCNN], nn.Module]  # what `Trainer` calls with its new model
 
@@ -35,7 +37,7 @@ class _PartialObjective(nn.Module):
         for part in self._resting:
             part.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> _PartialObjective:
         super().train(mode)
         for part in self._resting:
             part.eval()
@@ -60,7 +62,7 @@ class FastRCNNObjective(_PartialObjective):
     """Fast R-CNN's two losses on proposals that come with the targets.
 
     Args:
-        box_std: [C, 4], see :func:`fastrpn.training.box_errors.box_target_std`. The mean that
+        box_std: [C, 4], see :func:`box_target_std`. The mean that
             py-faster-rcnn subtracts from predictions and targets alike leaves their error alone.
     """
 
@@ -105,3 +107,40 @@ def fast_rcnn_objective(
         return FastRCNNObjective(model, train_backbone=start is None, box_std=std)
 
     return build
+
+
+def box_target_std(
+    dataset: WithProposals, weights: tuple[float, float, float, float], positive_iou: float = 0.5
+) -> Tensor:
+    """Standard deviations of the targets of all proposals that meet an object, by class, as
+    py-faster-rcnn's alternating training takes them from the data.
+
+    Args:
+        dataset: targets with "boxes", "labels", "ignore" and "proposals"; no image is read.
+        weights: of :func:`fastrpn.ops.encode_boxes`.
+        positive_iou: a proposal is trained towards its best object from this IoU on; objects are
+            proposals, too.
+
+    Returns:
+        float32 [C, 4], for (tx, ty, tw, th); 1 where a class has fewer than two targets or they
+        do not differ.
+    """
+    count = torch.zeros(len(dataset.classes), 1, dtype=torch.float64)
+    total, squares = (torch.zeros(len(count), 4, dtype=torch.float64) for _ in range(2))
+    for index in range(len(dataset)):
+        target = dataset.target(index)
+        objects = target["boxes"][~target["ignore"]]
+        labels = target["labels"][~target["ignore"]]
+        if len(objects) == 0:
+            continue
+        boxes = torch.cat([target["proposals"], objects])
+        iou, best = box_iou(boxes, objects).max(dim=1)
+        met = iou >= positive_iou
+        deltas = encode_boxes(objects[best[met]], boxes[met], weights).double()
+        label = labels[best[met]]
+        count.index_add_(0, label, torch.ones(len(label), 1, dtype=torch.float64))
+        total.index_add_(0, label, deltas)
+        squares.index_add_(0, label, deltas.square())
+    count = count.clamp(min=1)
+    variance = squares / count - (total / count).square()
+    return torch.where(variance > 1e-12, variance.clamp(min=0).sqrt(), 1.0).float()

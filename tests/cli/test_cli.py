@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fastrpn import info
-from fastrpn.cli import main
+from fastrpn.cli import COMMANDS, main
+from fastrpn.commands import app
 from fastrpn.data import ProposalSet, generate_synthetic
 from fastrpn.models.checkpoint import load_model
 
@@ -233,3 +234,44 @@ def test_info_knows_every_opencv(modules, kind, monkeypatch):
     installed = {f"opencv{modules}-python{kind}": "4.1"}
     monkeypatch.setattr(info, "_version_of", installed.get)
     assert info._opencv() == "4.1"
+
+
+def test_every_command_is_listed_and_every_option_explained():
+    assert set(COMMANDS) == {name for name in app if not name.startswith("-")}
+    seen = {}
+    for name in COMMANDS:
+        for option in app[name].assemble_argument_collection(parse_docstring=True):
+            if option.field_info.name != "settings":
+                assert option.parameter.help, f"{name} {option.name}"
+                seen.setdefault(option.name, set()).add(name)
+    assert {"train", "eval", "detect", "proposals"} <= seen["--device"]
+    assert {"train", "eval", "proposals", "anchors"} <= seen["--data"]
+
+
+def test_help_answers_without_torch():
+    code = "import sys; from fastrpn.cli import main\ntry: main(['--help'])\nfinally:"
+    code += " assert 'torch' not in sys.modules and 'cyclopts' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ([], "command"),
+        (["trian"], "invalid choice: 'trian'"),
+        (["train", "--lr", "fast"], "--lr"),
+        (["train", "--lrr", "1"], "Did you mean --lr?"),
+        (["train", "--schedule", "joined"], '"joint", "alternating"'),
+        (["train", "--model-options", "min_size"], "'min_size' is not KEY=VALUE"),
+        (["train", "stray"], "stray"),
+        (["detect", "--checkpoint"], "--checkpoint"),
+        (["eval", "--data", "x"], "--checkpoint"),
+    ],
+)
+def test_a_bad_option_ends_with_one_line(command, named, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and line.startswith("fastrpn: error: ") and named in line

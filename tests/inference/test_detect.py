@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,8 +19,7 @@ from fastrpn.images import read_image, write_image
 from fastrpn.inference import Predictor
 from fastrpn.inference.detect import detect_files
 from fastrpn.inference.media import Frame, count_frames, list_media, read_media
-from fastrpn.inference.video import VideoWriter
-from fastrpn.inference.writers import CSV_COLUMNS
+from fastrpn.inference.writers import CSV_COLUMNS, VideoWriter
 from fastrpn.models import faster_rcnn
 from fastrpn.models.checkpoint import describe_model, load_checkpoint, save_checkpoint
 
@@ -237,3 +237,34 @@ def test_processes_share_the_files(checkpoint, folder, tmp_path):
         np.testing.assert_allclose(
             [r[key] for r in together], [r[key] for r in alone], rtol=0, atol=1e-3
         )
+
+
+def test_a_model_in_memory_stays_where_it_is(monkeypatch):
+    model = faster_rcnn("tiny", 3, **SMALL)
+    monkeypatch.setattr(model, "to", lambda *_: pytest.fail("the model was moved"))
+    detect = Predictor(model, device="cuda:7")  # the device of checkpoints
+    assert detect.device == torch.device("cpu")
+    assert set(detect(torch.rand(3, 64, 64))) == {"boxes", "labels", "scores"}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "compiled", "device"), [(0, 1, "cpu"), (1, 0, "cpu"), (0, 0, "cpu")]
+)
+def test_auto_takes_a_gpu_only_where_torch_and_our_kernels_can(gpu, compiled, device, monkeypatch):
+    from fastrpn import distributed
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpu))
+    built = SimpleNamespace(build_info=lambda: {"cuda_version": "13.0" if compiled else ""})
+    monkeypatch.setattr(distributed, "core", lambda: built)
+    assert distributed.local_device("auto") == torch.device(device)
+
+
+def test_auto_asks_for_the_gpu_that_is_there(monkeypatch):
+    from fastrpn import distributed
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    built = SimpleNamespace(build_info=lambda: {"cuda_version": "13.0"})
+    monkeypatch.setattr(distributed, "core", lambda: built)
+    monkeypatch.setattr(torch, "empty", lambda *_, device: asked.append(device))
+    asked = []
+    assert distributed.local_device("auto") == torch.device("cuda:0") == asked[0]

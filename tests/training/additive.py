@@ -78,7 +78,7 @@ def gradient(trainer):
     update = trainer.optimizer.step
     trainer.optimizer.step = lambda: found.append(torch.cat([p.grad.flatten() for p in parameters]))
     trainer.objective.train()
-    trainer.optimizer_step(next(trainer.batches()), 0)
+    trainer.update(next(trainer.batches()))
     trainer.optimizer.step = update
     return found[0]
 

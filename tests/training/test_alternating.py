@@ -8,7 +8,7 @@ import torch
 from fastrpn.data import ProposalSet, VOCDataset, generate_synthetic
 from fastrpn.inference import Predictor
 from fastrpn.models.checkpoint import load_checkpoint
-from fastrpn.training import TrainConfig, Trainer, alternating, objectives, train, trainer
+from fastrpn.training import TrainConfig, Trainer, loop, objectives, schedules, train
 
 STAGES = ("1-rpn", "2-fast-rcnn", "3-rpn", "4-fast-rcnn")
 RPN_LOSSES = {"loss_objectness", "loss_rpn_box_reg"}
@@ -122,7 +122,7 @@ def test_proposals_are_of_the_training_set_and_reused(whole, data, monkeypatch):
     def refuse(*args):
         raise AssertionError("a finished step runs again")
 
-    monkeypatch.setattr(alternating, "propose_together", refuse)
+    monkeypatch.setattr(schedules, "propose_dataset", refuse)
     monkeypatch.setattr(Trainer, "_take_step", refuse)
     again = train(make_config(data, folder, **ALTERNATING, resume=True))
     assert again.history == result.history
@@ -158,7 +158,7 @@ def test_proposals_of_a_former_run_are_not_used(data, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     changed = dataclasses.replace(config, seed=1)
-    monkeypatch.setattr(alternating, "propose_together", stop)
+    monkeypatch.setattr(schedules, "propose_dataset", stop)
     with pytest.raises(KeyboardInterrupt):
         train(changed)
     assert load_checkpoint(tmp_path / "1-rpn" / "last.pt")["step"] == 2 and not path.exists()
@@ -187,9 +187,9 @@ def test_the_rehearsal_goes_through_all_steps_first(whole, data, tmp_path, monke
 
     monkeypatch.setattr(Trainer, "_take_step", noting)
     for module, stage in (
-        (alternating, "propose_together"),
+        (schedules, "propose_dataset"),
         (objectives, "box_target_std"),
-        (trainer, "evaluate"),
+        (loop, "evaluate"),
     ):
         with monkeypatch.context() as patch, pytest.raises(OSError, match="broken"):
             patch.setattr(module, stage, broken)

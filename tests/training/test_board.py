@@ -10,8 +10,7 @@ from additive import make_config, make_trainer
 
 from fastrpn.data import generate_synthetic
 from fastrpn.images import read_image
-from fastrpn.training.board import Board
-from fastrpn.training.progress import TrainingProgress, peak_memory
+from fastrpn.training.progress import Board, TrainingProgress, peak_memory
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastrpn.training.box_errors import box_target_std
+from fastrpn.training.objectives import box_target_std
 
 OBJECT = [10.0, 10, 20, 20]
 

@@ -1,21 +1,15 @@
 """Settings: one definition, read from a YAML file and the command line, written beside the run."""
 
-import argparse
 import dataclasses
 import subprocess
 
 import pytest
 import yaml
 
+from fastrpn.cli import main
 from fastrpn.training import TrainConfig
-from fastrpn.training.config_file import config_from_dict, read_config_file, write_config_file
-from fastrpn.training.options import add_options, config_from
-
-
-def from_command_line(*arguments):
-    parser = argparse.ArgumentParser()
-    add_options(parser)
-    return config_from(parser.parse_args(arguments))
+from fastrpn.training.config import read_config_file
+from fastrpn.training.log import write_config_file
 
 
 @pytest.fixture
@@ -31,9 +25,9 @@ def config():
     )
 
 
-def test_a_written_config_reads_back(config, tmp_path):
+def test_a_written_config_reads_back(config, tmp_path, from_command_line):
     path = write_config_file(tmp_path / "config.yaml", config)
-    again = config_from_dict(read_config_file(path))
+    again = read_config_file(path)
     options = {**config.model_options, "box_negative_iou": [0.1, 0.5]}  # YAML knows no tuples
     assert again == dataclasses.replace(config, model_options=options)
     assert from_command_line("--config", str(path)) == again
@@ -66,7 +60,7 @@ def git_head(folder):
     return (folder / ".git" / "HEAD").read_text().removeprefix("ref: ").strip()
 
 
-def test_the_command_line_overrides_the_file(tmp_path):
+def test_the_command_line_overrides_the_file(tmp_path, from_command_line):
     path = tmp_path / "run.yaml"
     path.write_text(
         "data: shapes\noutput: run\nlr: 1e-3\nbatch_size: 4\nclasses: [cat]\ntrain_set: trainval\n"
@@ -82,6 +76,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
     [
         ("batchsize: 4", r"run.yaml: unknown setting 'batchsize', did you mean 'batch_size'\?"),
         ("1: 4", "unknown setting 1"),
+        ("learning_rate: 1", "unknown setting 'learning_rate'"),
         ("- 4", "must be a mapping"),
         ("a: [", "cannot be read"),
     ],
@@ -113,14 +108,14 @@ def test_a_bad_file_is_named(tmp_path, text, message):
         ),
         ({"precision": "fp16"}, "precision must be 'fp32' or 'bf16', got 'fp16'"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
-        ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
     ],
 )
 def test_a_bad_value_is_named(values, message):
     with pytest.raises(ValueError, match=message):
-        config_from_dict({"data": "shapes", "output": "run", **values})
+        TrainConfig(data="shapes", output="run", **values)
 
 
-def test_a_missing_setting_is_named():
-    with pytest.raises(ValueError, match="output is missing: give --output"):
-        from_command_line("--data", "shapes")
+def test_a_missing_setting_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--data", "shapes"])
+    assert "output is missing: give --output" in capsys.readouterr().err

@@ -5,8 +5,8 @@ import json
 import cv2
 import pytest
 
+from fastrpn.demo import run_demo
 from fastrpn.models.checkpoint import load_model
-from fastrpn.training.demo import run_demo
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from additive import gradient, make_config, make_trainer, note_images
 
 from fastrpn.data import ProposalSet, generate_synthetic
 from fastrpn.evaluation import evaluate
+from fastrpn.inference.propose import propose_dataset
 from fastrpn.models.checkpoint import load_checkpoint, load_model
-from fastrpn.training.propose import propose_together
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_two_processes_propose_what_one_does(data, pair):
     dataset = make_trainer(make_config(data, pair / "unused")).dataset
     for stage in ("1-rpn", "3-rpn"):
         model, _ = load_model(folder / stage / "last.pt")
-        alone, _ = propose_together(dataset, "rpn", model, limit=40, progress=False)
+        alone, _ = propose_dataset(dataset, "rpn", model, limit=40, progress=False)
         together = ProposalSet.load(folder / stage / "proposals.npz")
         assert list(together) == list(alone) and len(together) == 12
         for image_id in alone:

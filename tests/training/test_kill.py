@@ -12,14 +12,13 @@ import torch
 from fastrpn.data import generate_synthetic
 from fastrpn.models.checkpoint import load_checkpoint
 from fastrpn.training import TrainConfig, train
-from fastrpn.training.config_file import write_config_file
-from fastrpn.training.history import RunLog
+from fastrpn.training.log import RunLog, write_config_file
 
 # Runs `fastrpn train` and dies in the middle of something, so that nothing can clean up.
 VICTIM = """
 import os, signal, sys, torch
 from fastrpn.cli import main
-from fastrpn.training import alternating, trainer
+from fastrpn.training import loop, schedules
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -44,28 +43,28 @@ def while_writing():  # half of a checkpoint is there
     torch.save = half
 
 def between():  # evaluated, but neither drawn nor saved
-    drawn, draw = [], trainer.draw_evaluation
+    drawn, draw = [], loop.draw_evaluation
     def picture(*arguments):
         drawn.append(1)
         if len(drawn) == 1 + 1:
             die()
         return draw(*arguments)
-    trainer.draw_evaluation = picture
+    loop.draw_evaluation = picture
 
 def before_proposing():  # the first RPN is ready
-    alternating.propose_together = die
+    schedules.propose_dataset = die
 
 def while_writing_proposals():  # the file is there, under its temporary name
     rename = os.replace
     os.replace = lambda old, new: die() if old.endswith(".npz") else rename(old, new)
 
 def in_the_last_stage():
-    take_step = trainer.Trainer._take_step
+    take_step = loop.Trainer._take_step
     def step(self, parts):
         if self.output.name == "4-fast-rcnn" and self.step == 2:
             die()
         take_step(self, parts)
-    trainer.Trainer._take_step = step
+    loop.Trainer._take_step = step
 
 locals()[sys.argv[1]]()
 main(sys.argv[2:])

@@ -8,7 +8,7 @@ from fastrpn import distributed
 from fastrpn.data import generate_synthetic
 from fastrpn.files import UNFINISHED
 from fastrpn.models.checkpoint import load_checkpoint
-from fastrpn.training import Trainer, rehearsal, train, trainer
+from fastrpn.training import Trainer, loop, train
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def broken(*_, **__):
 @pytest.mark.parametrize(
     ("module", "stage"),
     [
-        (trainer, "evaluate"),
-        (trainer, "draw_evaluation"),
-        (rehearsal, "save_checkpoint"),
-        (rehearsal, "load_checkpoint"),
+        (loop, "evaluate"),
+        (loop, "draw_evaluation"),
+        (loop, "save_checkpoint"),
+        (loop, "load_checkpoint"),
         (torch.optim.SGD, "step"),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_former_run_survives_a_failed_rehearsal_and_nothing_else(data, tmp_pat
     names = ("last.pt", "best.pt", "history.jsonl", "evaluations.jsonl", "config.yaml")
     former = {name: (tmp_path / name).read_bytes() for name in names}
     with monkeypatch.context() as patch:
-        patch.setattr(rehearsal, "save_checkpoint", broken)
+        patch.setattr(loop, "save_checkpoint", broken)
         with pytest.raises(OSError, match="broken"):
             train(config)
     assert all((tmp_path / name).read_bytes() == content for name, content in former.items())
@@ -81,7 +81,7 @@ def test_the_optimizer_of_a_resumed_run_is_restored(data, tmp_path):
     run = make_trainer(make_config(data, tmp_path, steps=3, resume=True))
     run.objective.train()
     before = [state["momentum_buffer"].clone() for state in run.optimizer.state.values()]
-    rehearsal.rehearse(run)
+    run.rehearse()
     after = [state["momentum_buffer"] for state in run.optimizer.state.values()]
     assert before and all(map(torch.equal, before, after))
     assert all(p.grad is None for p in run.model.parameters())

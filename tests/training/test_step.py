@@ -7,11 +7,10 @@ import pytest
 import torch
 from additive import gradient, make_config, make_trainer, note_images
 
-from fastrpn.data import generate_synthetic
+from fastrpn.data import FromTorchvision, generate_synthetic
 from fastrpn.models import faster_rcnn
-from fastrpn.training import TrainConfig, train
+from fastrpn.training import TrainConfig, Trainer, train
 from fastrpn.training.objectives import RPNObjective
-from fastrpn.training.step import OptimizerStep, sgd
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def test_bfloat16_is_close_to_float32(data, tmp_path):
         trainer = make_trainer(make_config(data, tmp_path / precision, precision=precision))
         trainer.model.rpn.register_forward_hook(lambda _, __, found: boxes.append(found[0].boxes))
         trainer.objective.train()
-        _, losses[precision] = trainer.optimizer_step(next(trainer.batches()), 0)
+        _, losses[precision] = trainer.update(next(trainer.batches()))
     assert all(box.dtype == torch.float32 for box in boxes)
     for name, value in losses["fp32"].items():
         rounded = losses["bf16"][name]
@@ -102,16 +101,20 @@ BOX = [5.0, 5.0, 40.0, 50.0]
     ],
 )
 def test_targets_are_checked_before_a_device_has_them(
-    monkeypatch, objective, boxes, labels, error, message
+    monkeypatch, tmp_path, objective, boxes, labels, error, message
 ):
     """On a GPU their values would not be read; here "meta" stands for one."""
-    monkeypatch.setattr(OptimizerStep, "autocast", lambda _: contextlib.nullcontext())
-    model = faster_rcnn("tiny", 3, min_size=64, max_size=64).to("meta")
-    trained = model if objective == "model" else RPNObjective(model)
-    config = TrainConfig(data="unused", output="unused")
-    step = OptimizerStep(trained, False, sgd(trained, config), config, torch.device("meta"), 1)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     sound = {"boxes": torch.tensor([BOX]), "labels": torch.tensor([1])}
     unsound = {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels)}
     images = [torch.rand(3, 64, 64), torch.rand(3, 64, 64)]
+    trainer = Trainer(
+        TrainConfig(output=str(tmp_path), batch_size=1),
+        FromTorchvision([(images[0], sound)], ["cat", "dog"]),
+        objective=None if objective == "model" else RPNObjective,
+        model=faster_rcnn("tiny", 3, min_size=64, max_size=64),
+    )
+    trainer.device = torch.device("meta")
+    trainer.objective.to(trainer.device)
     with pytest.raises(error, match=message):
-        step([(images, [sound, unsound])], 0)
+        trainer.update([(images, [sound, unsound])])

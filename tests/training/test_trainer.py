@@ -20,6 +20,7 @@ from fastrpn.models.checkpoint import (
 )
 from fastrpn.training import NonFiniteLossError, TrainConfig, Trainer, train
 from fastrpn.training.config import lr_factor
+from fastrpn.training.setup import training_loader
 
 OPTIONS = {
     "min_size": 64,
@@ -235,8 +236,8 @@ def test_frozen_random_layers_are_warned_of(config, tmp_path):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_batches_for_a_gpu_come_in_pinned_memory(config, device):
     trainer = Trainer(config, FromTorchvision(Things(), ["thing"]))
-    trainer.device = torch.device(device)
-    assert trainer._build_loader()._loader.pin_memory == (device == "cuda")
+    loader = training_loader(config, trainer.dataset, trainer.model, torch.device(device))
+    assert loader._loader.pin_memory == (device == "cuda")
 
 
 def test_a_device_that_cannot_be_used_is_named(config):

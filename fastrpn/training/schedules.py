@@ -1,4 +1,6 @@
-"""The paper's 4-step alternating training (section 3.2, "Sharing features for RPN and Fast R-CNN").
+"""A training from its settings alone: which data, which parts of the model, in which order.
+
+The paper's 4-step alternating training (section 3.2, "Sharing features for RPN and Fast R-CNN"):
 
 1. Train the RPN from the initial backbone.
 2. Train Fast R-CNN on the RPN's proposals, from the initial backbone again: nothing is shared yet.
@@ -12,23 +14,65 @@ the last model has the backbone of step 2, the RPN of step 3 and the detection h
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fastrpn import distributed
-from fastrpn.data import ProposalSet, WithProposals
+from fastrpn.data import ProposalSet, WithProposals, open_dataset
 from fastrpn.data.dataset import AnnotatedImages
 from fastrpn.files import UNFINISHED
+from fastrpn.inference.propose import propose_dataset
 from fastrpn.models.checkpoint import clear_folder, load_checkpoint, save_checkpoint
 from fastrpn.training.config import TrainConfig
-from fastrpn.training.config_file import config_from_dict, write_config_file
+from fastrpn.training.log import write_config_file
+from fastrpn.training.loop import Trainer, TrainResult
 from fastrpn.training.objectives import fast_rcnn_objective, rpn_objective
-from fastrpn.training.propose import propose_together
-from fastrpn.training.trainer import Trainer, TrainResult
 
-__all__ = ["train_alternating"]
+__all__ = ["train", "train_alternating"]
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Trains on annotated images.
+
+    Writes into ``config.output``: ``config.yaml`` (settings, versions, commit), ``last.pt`` and
+    ``best.pt``, ``history.jsonl`` (a line a step), ``evaluations.jsonl`` and ``pictures/``.
+
+    Equal configurations on equal data give equal weights, bit for bit on the CPU, whether or not
+    the run was killed and resumed. Under torchrun the processes share the work.
+
+    Raises:
+        BadDataError: a file of the data set is unusable.
+        ValueError: no data or output, or the checkpoint to resume from belongs to another model.
+        NonFiniteLossError: a loss became infinite or NaN.
+    """
+    config.require_folders()
+    dataset = open_dataset(config.data, config.train_set, config.classes, config.on_bad_data)
+    validation = None
+    if config.val_set is not None:
+        validation = open_dataset(config.data, config.val_set, dataset.classes, config.on_bad_data)
+    with distributed.process_group(config.device):
+        if config.proposals is not None:
+            return _train_fast_rcnn(config, dataset, validation)
+        if config.schedule == "alternating":
+            return train_alternating(config, dataset, validation)
+        return Trainer(config, dataset, validation).run()
+
+
+def _train_fast_rcnn(
+    config: TrainConfig, dataset: AnnotatedImages, validation: AnnotatedImages | None
+) -> TrainResult:
+    """Fast R-CNN alone, on proposals from files."""
+    dataset = WithProposals(dataset, ProposalSet.load(config.proposals or ""))
+    if validation is not None and config.val_proposals is not None:
+        validation = WithProposals(validation, ProposalSet.load(config.val_proposals))
+    else:
+        validation = None
+    return Trainer(config, dataset, validation, fast_rcnn_objective(config, dataset)).run()
+
 
 STAGES = ("1-rpn", "2-fast-rcnn", "3-rpn", "4-fast-rcnn")  # the folders of the steps
 
@@ -59,25 +103,20 @@ def train_alternating(
         for folder in (output, *(output / stage for stage in STAGES)):
             clear_folder(folder, is_new_run=True)
     distributed.barrier()
-    rpn_config, box_config = (
-        partial(_stage_config, config, settings)
-        for settings in (config.rpn_stage, config.box_stage)
-    )
-    proposals, result1 = _train_and_propose(
-        Trainer(rpn_config(STAGES[0]), dataset, objective=rpn_objective())
-    )
+    rpn, box = config.rpn_stage, config.box_stage
+    configs = [
+        _stage_config(config, settings, name)
+        for name, settings in zip(STAGES, (rpn, box, rpn, box), strict=True)
+    ]
+    proposals, result1 = _train_and_propose(configs[0], dataset)
     data = WithProposals(dataset, proposals)
-    stage = box_config(STAGES[1])
-    result2 = Trainer(stage, data, objective=fast_rcnn_objective(stage, data)).run()
+    result2 = Trainer(configs[1], data, objective=fast_rcnn_objective(configs[1], data)).run()
 
-    start = rpn_objective(result2.model.state_dict())
-    proposals, result3 = _train_and_propose(
-        Trainer(rpn_config(STAGES[2]), dataset, objective=start)
-    )
+    start = result2.model.state_dict()
+    proposals, result3 = _train_and_propose(configs[2], dataset, start)
     data = WithProposals(dataset, proposals)
-    stage = box_config(STAGES[3])
-    start = fast_rcnn_objective(stage, data, result3.model.state_dict())
-    result4 = Trainer(stage, data, validation, start).run()
+    objective = fast_rcnn_objective(configs[3], data, result3.model.state_dict())
+    result4 = Trainer(configs[3], data, validation, objective).run()
 
     if distributed.is_main():
         write_config_file(output / "config.yaml", config)
@@ -97,7 +136,7 @@ def train_alternating(
 def _stage_config(config: TrainConfig, settings: dict[str, Any], name: str) -> TrainConfig:
     model_options = {**config.model_options, **settings.get("model_options", {})}
     settings = {**settings, "model_options": model_options, "output": f"{config.output}/{name}"}
-    return config_from_dict({**config.as_dict(), **settings})
+    return TrainConfig(**{**config.as_dict(), **settings})
 
 
 def _rehearse(
@@ -108,36 +147,46 @@ def _rehearse(
     stages = config.rpn_stage, config.box_stage
     of_step = [_stage_config(config, settings, "") for settings in stages]
     count = max(step.batch_size * step.accumulate for step in of_step)
-    few, few_validation = (
-        data and AnnotatedImages(data.samples[:count], data.classes, [])
-        for data in (dataset, validation)
-    )
     folder = Path(config.output) / f"{UNFINISHED}rehearsal"
-    rpn_stage, box_stage = ({**settings, "steps": 1} for settings in stages)
-    short = {"output": str(folder), "rpn_stage": rpn_stage, "box_stage": box_stage}
-    short |= {"rehearsal": False, "resume": False, "progress": False}
+    short = replace(
+        config,
+        output=str(folder),
+        rpn_stage={**config.rpn_stage, "steps": 1},
+        box_stage={**config.box_stage, "steps": 1},
+        rehearsal=False,
+        resume=False,
+        progress=False,
+    )
     try:
-        train_alternating(replace(config, **short), few, few_validation)
+        few_validation = validation and _first(validation, count)
+        train_alternating(short, _first(dataset, count), few_validation)
     finally:
         if distributed.is_main():
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _train_and_propose(trainer: Trainer) -> tuple[ProposalSet, TrainResult]:
+def _first(dataset: AnnotatedImages, count: int) -> AnnotatedImages:
+    return AnnotatedImages(dataset.samples[:count], dataset.classes, [])
+
+
+def _train_and_propose(
+    config: TrainConfig, dataset: AnnotatedImages, start: Mapping[str, Tensor] | None = None
+) -> tuple[ProposalSet, TrainResult]:
     """Trains an RPN and lets it propose for the training set, unless it did so before."""
+    trainer = Trainer(config, dataset, objective=rpn_objective(start))
     path = trainer.output / "proposals.npz"
     if distributed.is_main() and trainer.step < trainer.total:
         path.unlink(missing_ok=True)  # another run's, or of an RPN that had trained for less
     result = trainer.run()
     if not distributed.broadcast(path.exists()):
         model = result.model.eval()
-        proposals, _ = propose_together(
-            trainer.dataset,
+        proposals, _ = propose_dataset(
+            dataset,
             "rpn",
             model,
             limit=model.config.rpn_post_nms_top_n_train,
-            workers=trainer.config.workers,
-            progress=trainer.config.progress,
+            workers=config.workers,
+            progress=config.progress,
         )
         if proposals is not None:
             proposals.save(path)

@@ -1,25 +1,29 @@
-"""The training loop: steps, evaluations, checkpoints. By default it trains all parts of the
-detector at once (approximate joint training, section 3.2 of the paper)."""
+"""The training loop, from top to bottom: start, steps, evaluations, checkpoints.
+
+By default all parts of the detector are trained at once (approximate joint training, section 3.2
+of the paper); an objective trains some of them, see :mod:`fastrpn.training.objectives`.
+"""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from torch.utils.data import Dataset
+import torch
+from torch import Tensor, nn
 
 from fastrpn import distributed
-from fastrpn.data import Loader, augmentation, build_loader
+from fastrpn.data import LabelledImages, Part
 from fastrpn.evaluation.evaluate import evaluate
-from fastrpn.evaluation.report import summary
+from fastrpn.evaluation.report import draw_evaluation, summary
+from fastrpn.files import UNFINISHED
 from fastrpn.images import write_image
-from fastrpn.models import FasterRCNN, faster_rcnn, load_weights
+from fastrpn.models import FasterRCNN, load_weights
 from fastrpn.models.checkpoint import (
     OWN_MODEL,
     clear_folder,
@@ -28,17 +32,20 @@ from fastrpn.models.checkpoint import (
     require_same_model,
     save_checkpoint,
 )
-from fastrpn.training.board import Board
-from fastrpn.training.config import TrainConfig
-from fastrpn.training.config_file import write_config_file
-from fastrpn.training.history import LossHistory, NonFiniteLossError, RunLog
-from fastrpn.training.pictures import draw_evaluation
-from fastrpn.training.progress import TrainingProgress
-from fastrpn.training.rehearsal import rehearse
-from fastrpn.training.seed import seed_everything
-from fastrpn.training.step import Batch, OptimizerStep, sgd
+from fastrpn.training.config import TrainConfig, lr_factor
+from fastrpn.training.log import LossHistory, RunLog, write_config_file
+from fastrpn.training.progress import Board, TrainingProgress
+from fastrpn.training.setup import (
+    Batch,
+    new_model,
+    seed_everything,
+    seed_step,
+    sgd,
+    training_loader,
+    unchanged,
+)
 
-__all__ = ["NonFiniteLossError", "TrainResult", "Trainer"]
+__all__ = ["TrainResult", "Trainer"]
 
 
 @dataclass
@@ -48,7 +55,7 @@ class TrainResult:
     checkpoint: Path  # the last one
     history: list[dict[str, Any]]  # one entry a step: step, epoch, lr, the losses, grad_norm
     metrics: dict[str, Any] | None  # of the last evaluation, see `evaluate`
-    model: nn.Module
+    model: FasterRCNN
 
 
 class Trainer:
@@ -66,18 +73,21 @@ class Trainer:
             model by :func:`fastrpn.models.load_weights`.
 
     Raises:
-        ValueError: a model of another number of classes than the data set's, a device that cannot
-            be used, the batches cannot be shared by the processes, or are too many to accumulate.
+        ValueError: no output folder, a model of another number of classes than the data set's, a
+            device that cannot be used, the batches cannot be shared by the processes, or are too
+            many to accumulate.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        dataset: Dataset,
-        validation: Dataset | None = None,
+        dataset: LabelledImages,
+        validation: LabelledImages | None = None,
         objective: Callable[[FasterRCNN], nn.Module] | None = None,
         model: FasterRCNN | None = None,
     ) -> None:
+        if not config.output:
+            raise ValueError("output is missing: the run needs a folder")
         self.config = config
         self.dataset = dataset
         self.validation = validation
@@ -86,7 +96,7 @@ class Trainer:
         seed_everything(config.seed)
         self.device = distributed.local_device(config.device)
         self.name = config.model if model is None else OWN_MODEL
-        self.model = _new_model(config, len(dataset.classes)) if model is None else model
+        self.model = new_model(config, len(dataset.classes)) if model is None else model
         if self.model.num_classes != len(dataset.classes):
             raise ValueError(
                 f"model has {self.model.num_classes} classes with the background, "
@@ -97,13 +107,7 @@ class Trainer:
         self.objective = objective(self.model) if objective else self.model
         self.objective.to(self.device)
         self.optimizer = sgd(self.model, config)
-        if config.short_sides and self.model.config.rpn_min_size_original:
-            raise ValueError(
-                f"short_sides: the loader resizes to {config.short_sides}, so that the model does "
-                "not know the images' own pixels, which rpn_min_size_original counts"
-            )
-        self.model.transform.resizes_training_images = not config.short_sides
-        self.loader = self._build_loader()
+        self.loader = training_loader(config, dataset, self.model, self.device)
         self.steps_per_epoch = len(self.loader) // config.accumulate
         if self.steps_per_epoch == 0:
             raise ValueError(
@@ -111,7 +115,7 @@ class Trainer:
                 f"got {config.accumulate}"
             )
         self.total = config.steps or config.epochs * self.steps_per_epoch
-        self.step = 0
+        self.step = 0  # that have been taken
         self.best = -math.inf
         self.metrics: dict[str, Any] | None = None
         if config.resume and self.last_checkpoint.exists():
@@ -120,9 +124,7 @@ class Trainer:
         self.evaluations = RunLog(self.output / "evaluations.jsonl", self.step)
         self.losses = LossHistory(self.history)
         is_partial = self.objective is not self.model
-        self.optimizer_step = OptimizerStep(
-            self.objective, is_partial, self.optimizer, config, self.device, self.total
-        )
+        self.network = distributed.share_gradients(self.objective, is_partial)
 
     @property
     def last_checkpoint(self) -> Path:
@@ -130,28 +132,25 @@ class Trainer:
 
     def run(self) -> TrainResult:
         """Trains from the current step to the last."""
-        config = self.config
-        is_main = distributed.is_main()
+        config, is_main = self.config, distributed.is_main()
         self.objective.train()
         if config.rehearsal and self.step < self.total:
-            rehearse(self)
+            self.rehearse()
         if is_main:
             clear_folder(self.output, is_new_run=self.step == 0)
             write_config_file(self.output / "config.yaml", config)
         self.history.begin()
         self.evaluations.begin()
-        images_per_step = config.batch_size * config.accumulate
-        with (
-            Board(self.output / "tensorboard", self.step, config.tensorboard and is_main) as board,
-            TrainingProgress(
-                self.total,
-                self.step,
-                images_per_step,
-                self.device,
-                self.loader,
-                config.progress and is_main,
-            ) as progress,
-        ):
+        events = Board(self.output / "tensorboard", self.step, config.tensorboard and is_main)
+        shown = TrainingProgress(
+            self.total,
+            self.step,
+            config.batch_size * config.accumulate,
+            self.device,
+            self.loader,
+            config.progress and is_main,
+        )
+        with events as board, shown as progress:
             for parts in self.batches():
                 self._take_step(parts)
                 if self._is_due(config.log_every):
@@ -176,7 +175,56 @@ class Trainer:
             for _ in range(done, min(self.steps_per_epoch, done + self.total - self.step)):
                 yield list(islice(batches, config.accumulate))
 
-    def score(self, dataset: Dataset) -> dict[str, Any]:
+    def _take_step(self, parts: Sequence[Batch]) -> None:
+        """Updates the weights once and notes the losses."""
+        rate, losses = self.update(parts)
+        names = [target.get("image_id") for _, targets in parts for target in targets]
+        epoch = self.step // self.steps_per_epoch
+        self.step += 1
+        self.losses.add({"step": self.step, "epoch": epoch, "lr": rate}, losses, names)
+
+    def update(self, parts: Sequence[Batch]) -> tuple[float, dict[str, Tensor]]:
+        """One update of the weights.
+
+        The gradient is the mean over the parts and over the processes. It equals that of one batch
+        of all their images wherever a loss is a mean over the images: the paper's RPN losses if the
+        parts are padded to one size, a loss divided by the number of sampled rows if all parts fill
+        their samples. Batch norm sees the images of one part in one process.
+
+        Args:
+            parts: the batches whose gradients are accumulated, at least one.
+
+        Returns:
+            the learning rate, and the losses (means over the parts) with "grad_norm" (before it is
+            clipped), scalars that are still on the device.
+        """
+        config = self.config
+        rate = config.lr * lr_factor(config, self.step, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, Tensor] = {}
+        for number, part in enumerate(parts):
+            seed_step(config.seed, self.step, number, distributed.rank())
+            # Targets stay on the CPU: there the model checks them, then it moves what it needs.
+            images = [image.to(self.device, non_blocking=True) for image in part[0]]
+            is_last = number == len(parts) - 1  # with it the processes exchange their gradients
+            with distributed.exchange_gradients(self.network, is_last):
+                with torch.autocast(
+                    self.device.type, torch.bfloat16, enabled=config.precision == "bf16"
+                ):  # convolutions and matrix products alone; boxes and losses stay float32
+                    shares = self.network(images, part[1])
+                shares = {name: loss / len(parts) for name, loss in shares.items()}
+                sum(shares.values()).backward()
+            for name, loss in shares.items():
+                losses[name] = losses[name] + loss.detach() if name in losses else loss.detach()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        limit = math.inf if config.clip_grad_norm is None else config.clip_grad_norm
+        losses["grad_norm"] = nn.utils.clip_grad_norm_(parameters, limit)
+        self.optimizer.step()
+        return rate, losses
+
+    def score(self, dataset: LabelledImages) -> dict[str, Any]:
         """What `evaluate` says of the model as it is now, in float32; all processes take part."""
         distributed.same_buffers(self.model)
         batch_size = self.config.batch_size // distributed.size()
@@ -186,7 +234,7 @@ class Trainer:
         self.objective.train()  # evaluation puts the whole model back into training mode
         return metrics
 
-    def draw(self, dataset: Dataset, folder: Path, board: Board | None = None) -> None:
+    def draw(self, dataset: LabelledImages, folder: Path, board: Board | None = None) -> None:
         """Writes pictures of detections and proposals, if any are wanted."""
         if self.config.pictures == 0:
             return
@@ -199,7 +247,7 @@ class Trainer:
     def content(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {
-            "model": describe_model(self.name, self.model, self.dataset.classes),
+            "model": describe_model(self.name, self.model, list(self.dataset.classes)),
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -209,35 +257,27 @@ class Trainer:
             "config": self.config.as_dict(),
         }
 
-    def _build_loader(self) -> Loader:
-        config, processes = self.config, distributed.size()
-        is_full = len(self.dataset) >= config.batch_size
-        if processes > 1 and (config.batch_size % processes or not is_full):
-            raise ValueError(
-                f"batch_size must be a multiple of the {processes} processes and at most the "
-                f"{len(self.dataset)} images, got {config.batch_size}"
-            )
-        return build_loader(
-            self.dataset,
-            config.batch_size,
-            shuffle=True,
-            seed=config.seed,
-            workers=config.workers,
-            transform=augmentation(
-                config.flip, config.color_jitter, config.short_sides, self.model.config.max_size
-            ),
-            drop_last=is_full,
-            sizes=getattr(self.dataset, "sizes", None) if config.group_by_shape else None,
-            pin_memory=self.device.type == "cuda",
-            shard=(distributed.rank(), processes),
-        )
+    def rehearse(self) -> None:
+        """Takes the coming step, evaluates, draws and writes a checkpoint; then undoes it all.
 
-    def _take_step(self, parts: list[Batch]) -> None:
-        rate, losses = self.optimizer_step(parts, self.step)
-        names = [target.get("image_id") for _, targets in parts for target in targets]
-        epoch = self.step // self.steps_per_epoch
-        self.step += 1
-        self.losses.add({"step": self.step, "epoch": epoch, "lr": rate}, losses, names)
+        So a broken late stage fails in the first seconds, as it would in the run. Weights, buffers,
+        optimizer and files are what they were before; training draws its random numbers anew in
+        every step.
+        """
+        few = None
+        if self.validation is not None:
+            count = min(self.config.batch_size, len(self.validation))
+            few = Part(self.validation, range(count))
+        with unchanged(self.objective, self.optimizer):
+            self.update(next(self.batches()))
+            if few is not None:
+                self.score(few)
+            if not distributed.is_main():
+                return
+            with tempfile.TemporaryDirectory(dir=self.output, prefix=UNFINISHED) as folder:
+                if few is not None:
+                    self.draw(few, Path(folder))
+                load_checkpoint(save_checkpoint(Path(folder) / "last.pt", self.content()))
 
     def _is_due(self, every: int) -> bool:
         """Whether to do now what is done every so many steps, and at the end; 0: then alone."""
@@ -251,11 +291,12 @@ class Trainer:
         numbers = summary(self.metrics)
         self.evaluations.append([{"step": self.step, **numbers}])
         board.scalars("val", numbers, self.step)
-        better = (self.metrics["AP"] or 0.0) > self.best
-        self.best = max(self.best, self.metrics["AP"] or 0.0)
+        ap = self.metrics["AP"] or 0.0
+        is_better = ap > self.best
+        self.best = max(self.best, ap)
         if distributed.is_main():
             self.draw(self.validation, self.output / "pictures", board)
-            if better:
+            if is_better:
                 save_checkpoint(self.output / "best.pt", self.content())
         progress.print_metrics(self.step, numbers)
 
@@ -266,21 +307,9 @@ class Trainer:
 
     def _restore(self) -> None:
         content = load_checkpoint(self.last_checkpoint)
-        wanted = describe_model(self.name, self.model, self.dataset.classes)
+        wanted = describe_model(self.name, self.model, list(self.dataset.classes))
         require_same_model(self.last_checkpoint, content["model"], wanted)
         self.model.load_state_dict(content["weights"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.best = content["step"], content["best"]
         self.metrics = content.get("metrics")
-
-
-def _new_model(config: TrainConfig, num_classes: int) -> FasterRCNN:
-    model = faster_rcnn(config.model, num_classes, config.preset, **config.model_options)
-    rests = any(not parameter.requires_grad for parameter in model.backbone.parameters())
-    if rests and config.weights is None and distributed.is_main():
-        warnings.warn(
-            f"freeze_below={model.config.freeze_below}: the first layers of {config.model} will "
-            "stay as random as they are; give --weights FILE, or --model-options freeze_below=0",
-            stacklevel=3,
-        )
-    return model

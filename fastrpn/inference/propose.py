@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from rich.progress import track
 from torch import Tensor
 
-from fastrpn.data.loader import Loader, build_loader
-from fastrpn.data.proposals import ProposalSet
+from fastrpn import distributed
+from fastrpn.data import Part, ProposalSet, Samples, build_loader
 from fastrpn.images import image_to_array
 from fastrpn.models import FasterRCNN
 
@@ -22,15 +24,17 @@ METHODS = ("rpn", "selective-search")
 
 
 def propose_dataset(
-    dataset: Sized,
+    dataset: Samples,
     method: str,
     model: FasterRCNN | None = None,
     *,
     limit: int = 2000,
     workers: int = 0,
-    track: Callable[[Loader], Iterable] = iter,
-) -> tuple[ProposalSet, float]:
+    progress: bool = True,
+) -> tuple[ProposalSet | None, float]:
     """Proposals of every image of a data set, to save, to train on or to judge.
+
+    Under torchrun each process takes its share of the images.
 
     Args:
         dataset: (image float32 [3, H, W] in 0..1, target with "image_id") by index.
@@ -38,33 +42,47 @@ def propose_dataset(
         model: for "rpn", a trained model in evaluation mode.
         limit: proposals an image at most.
         workers: processes that read images; 0 reads in this one.
-        track: wraps the loop over the images, for a progress bar.
+        progress: show a progress bar.
 
     Returns:
-        The proposals, and the seconds an image took on average, without reading it.
+        In the main process the proposals of all images, in their order; in the others None. And the
+        seconds an image took on average, without reading it.
 
     Raises:
-        ValueError: unknown method, or "rpn" without a model.
+        ValueError: unknown method, "rpn" without a model, or an image id that occurs twice.
         ImportError: see :func:`selective_search`.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if method == "rpn" and model is None:
         raise ValueError('method "rpn" needs a model')
-    found, seconds = {}, 0.0
+
+    def propose(image: Tensor) -> tuple[Tensor, Tensor]:
+        if method == "rpn" and model is not None:
+            return rpn_proposals(model, [image], limit=limit)[0]
+        boxes = selective_search(image, limit=limit)
+        return boxes, torch.linspace(1, 0, len(boxes))
+
+    rank, size = distributed.rank(), distributed.size()
     # One image at a time: in a batch, what an image gets would depend on its neighbours' sizes.
-    for (image,), (target,) in track(
-        build_loader(dataset, 1, shuffle=False, seed=0, workers=workers)
-    ):
+    share = Part(dataset, range(rank, len(dataset), size))
+    loader = build_loader(share, 1, shuffle=False, seed=0, workers=workers)
+    found: list[tuple[int, tuple[Tensor, Tensor]]] = []
+    seconds = 0.0
+    hidden = not progress or rank > 0
+    for (image,), (target,) in track(loader, "Proposing", len(loader), disable=hidden):
         start = time.perf_counter()
-        if method == "rpn":
-            boxes, scores = rpn_proposals(model, [image], limit=limit)[0]
-        else:
-            boxes = selective_search(image, limit=limit)
-            scores = torch.linspace(1, 0, len(boxes))
+        boxes, scores = propose(image)
         seconds += time.perf_counter() - start
-        found[target["image_id"]] = boxes.cpu(), scores.cpu()
-    return ProposalSet.collect(method, found), seconds / max(1, len(dataset))
+        found.append((target["image_id"], (boxes.cpu(), scores.cpu())))
+    shares = distributed.gather((found, seconds))
+    if shares is None:
+        return None, seconds / max(1, len(share))
+    together = dict(shares[i % size][0][i // size] for i in range(len(dataset)))
+    if len(together) < len(dataset):
+        raise ValueError("dataset: several images have the same image_id")
+    seconds = sum(spent for _, spent in shares)
+    return ProposalSet.collect(method, together), seconds / max(1, len(dataset))
 
 
 def rpn_proposals(
@@ -137,9 +155,9 @@ def selective_search(
     return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)  # from x, y, w, h
 
 
-def _segmentation():
+def _segmentation() -> Any:
     try:
-        return cv2.ximgproc.segmentation
+        return cv2.ximgproc.segmentation  # type: ignore[attr-defined]
     except AttributeError:
         raise ImportError(
             "selective search needs OpenCV's contributed modules:\n"

@@ -16,18 +16,16 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.data import Dataset
 
 from fastrpn import drawing
 from fastrpn.data import VOCDataset, generate_synthetic
 from fastrpn.data.synthetic.baseline import ContourBaseline, majority_label
 from fastrpn.evaluation.evaluate import detect_all, evaluate_detections
+from fastrpn.evaluation.report import draw_model_proposals
 from fastrpn.files import write_atomically
 from fastrpn.images import write_image
 from fastrpn.models import FasterRCNN
-from fastrpn.training.config import TrainConfig
-from fastrpn.training.pictures import draw_model_proposals
-from fastrpn.training.training import train
+from fastrpn.training import TrainConfig, train
 
 __all__ = ["demo_config", "run_demo"]
 
@@ -132,7 +130,7 @@ def _evaluate_baseline(training_set: VOCDataset, held_out: VOCDataset) -> dict[s
 def _draw(
     output: Path,
     model: FasterRCNN,
-    dataset: Dataset,
+    dataset: VOCDataset,
     detections: list[dict],
     history: list[dict],
     scores: dict[str, Any],

@@ -1,21 +1,27 @@
-"""What happened in a run, a line of JSON an event; a crash costs at most the newest lines."""
+"""What a run writes down: its settings with their provenance, and a line of JSON an event."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import platform
+import subprocess
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from fastrpn import distributed
+from fastrpn._version import __version__
 from fastrpn.files import write_atomically
+from fastrpn.training.config import TrainConfig
 
-__all__ = ["LossHistory", "NonFiniteLossError", "RunLog"]
+__all__ = ["LossHistory", "NonFiniteLossError", "RunLog", "write_config_file"]
 
 
 class NonFiniteLossError(RuntimeError):
@@ -23,7 +29,8 @@ class NonFiniteLossError(RuntimeError):
 
 
 class RunLog:
-    """Entries with a "step", in memory and in a file that only the main process writes.
+    """Entries with a "step", in memory and in a file that only the main process writes; a crash
+    costs at most the newest lines.
 
     Args:
         path: of the file, one JSON object a line.
@@ -77,7 +84,7 @@ class LossHistory:
             return
         values = torch.stack([torch.stack([*losses.values()]) for _, losses, _ in self._unread])
         rows = distributed.mean(values.detach()).tolist()
-        entries = []
+        entries: list[dict[str, Any]] = []
         for (entry, losses, names), row in zip(self._unread, rows, strict=True):
             numbers = dict(zip(losses, row, strict=True))
             if not all(math.isfinite(v) for k, v in numbers.items() if k != "grad_norm"):
@@ -111,3 +118,47 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _lines(entries: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+
+def write_config_file(path: str | Path, config: TrainConfig) -> Path:
+    """Writes every setting as YAML, then ``versions`` and ``git``;
+    :func:`fastrpn.training.config.read_config_file` takes it back."""
+    content = {**config.as_dict(), "versions": _versions(), "git": _git_state()}
+    return write_atomically(path, yaml.safe_dump(_plain(content), sort_keys=False).encode())
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples, which YAML does not know."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers; torchvision only where it is installed."""
+    found = {"fastrpn": __version__, "python": platform.python_version()}
+    for package in ("torch", "torchvision"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_state() -> dict[str, Any] | None:
+    """The commit of the working directory's repository, and whether files differ from it.
+
+    None outside of a repository, before its first commit, or without git.
+    """
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

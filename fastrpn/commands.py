@@ -1,0 +1,351 @@
+"""The commands of the command line. Their options are parameters; `fastrpn train` has a field of
+:class:`fastrpn.training.TrainConfig` for each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from cyclopts import App, CycloptsError, Parameter
+
+from fastrpn import distributed
+from fastrpn.analysis import (
+    design_anchors,
+    markdown_table,
+    measured_fields,
+    proposal_recall,
+    report_receptive_field,
+)
+from fastrpn.analysis.plots import plot_anchor_design, plot_receptive_field
+from fastrpn.data import ProposalSet, WithProposals, open_dataset
+from fastrpn.data.dataset import AnnotatedImages
+from fastrpn.demo import run_demo
+from fastrpn.drawing import draw_anchors
+from fastrpn.evaluation import evaluate
+from fastrpn.evaluation.report import print_metrics, write_json
+from fastrpn.images import write_image
+from fastrpn.inference import Predictor
+from fastrpn.inference.detect import detect_files
+from fastrpn.inference.propose import propose_dataset
+from fastrpn.info import collect
+from fastrpn.models.anchors import cell_anchors
+from fastrpn.models.checkpoint import load_model
+from fastrpn.training import NonFiniteLossError, TrainConfig, train
+from fastrpn.training.config import read_config_file
+
+__all__ = ["CycloptsError", "NonFiniteLossError", "app", "run"]
+
+# Options that several commands have; the same words as in TrainConfig.
+Checkpoint = Annotated[Path, Parameter(help="of a training: last.pt or best.pt")]
+Data = Annotated[Path, Parameter(help="folder in VOC or COCO layout")]
+ImageSets = Annotated[
+    tuple[str, ...], Parameter(help='image sets, in the data folder or as "folder:set"')
+]
+BadData = Annotated[
+    Literal["stop", "skip"], Parameter(help="what to do at an unreadable file or a broken sample")
+]
+BatchSize = Annotated[int, Parameter(help="images in one pass through the network")]
+Workers = Annotated[int, Parameter(help="processes that read images; 0 reads in this one")]
+Device = Annotated[
+    str, Parameter(help='"auto" (a GPU if it can be used, else the CPU), "cpu", "cuda", "cuda:1"')
+]
+Precision = Annotated[
+    Literal["fp32", "bf16"], Parameter(help="of convolutions and matrix products")
+]
+
+
+def _shown(default: object) -> str:
+    """A default as it would be typed."""
+    if default is None or default in ("", ()):
+        return "none"
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+app = App(
+    name="fastrpn",
+    default_parameter=Parameter(
+        consume_multiple=True, negative_iterable=(), allow_repeating=True, show_default=_shown
+    ),
+    version_flags=(),
+)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs the command that the first argument names.
+
+    Raises:
+        CycloptsError: an option that is none, lacks its value or has a bad one. And what the
+            command raises.
+    """
+    app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+@app.command
+def demo(*, output: Path = Path("demo"), seed: int = 0) -> None:
+    """Write a data set, train on it, evaluate, draw what is found. Takes minutes on a CPU.
+
+    Args:
+        output: folder for data, model and pictures.
+        seed: of data, weights and order.
+    """
+    run_demo(output, seed=seed)
+
+
+@app.command(name="train")
+def train_command(
+    *,
+    config: Path | None = None,
+    settings: Annotated[TrainConfig | None, Parameter(name="*")] = None,
+) -> None:
+    """Train on annotated images in PASCAL VOC or COCO layout.
+
+    Under torchrun, processes share the batches: torchrun --nproc-per-node=2 -m fastrpn train ...
+
+    Args:
+        config: YAML file of settings, as a run's config.yaml; options go before it.
+    """
+    settings = settings or TrainConfig()
+    if config is not None:
+        settings = read_config_file(config, **settings.given)
+    with distributed.process_group(settings.device):
+        result = train(settings)
+        if distributed.is_main():
+            print(f"checkpoint: {result.checkpoint}")
+
+
+@app.command(name="eval")
+def evaluate_command(
+    *,
+    checkpoint: Checkpoint,
+    data: Data,
+    image_set: ImageSets = ("val",),
+    proposals: Path | None = None,
+    batch_size: BatchSize = 4,
+    workers: Workers = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    on_bad_data: BadData = "stop",
+    output: Path | None = None,
+) -> None:
+    """Evaluate a checkpoint on annotated images in PASCAL VOC or COCO layout.
+
+    Args:
+        proposals: file of `fastrpn proposals`, instead of the RPN's.
+        output: JSON file for all numbers and curves.
+    """
+    with distributed.process_group(device):
+        used = distributed.local_device(device)
+        model, classes = load_model(checkpoint, used)
+        dataset = open_dataset(data, image_set, classes, on_bad_data)
+        if proposals:
+            dataset = WithProposals(dataset, ProposalSet.load(proposals))
+        with torch.autocast(used.type, torch.bfloat16, enabled=precision == "bf16"):
+            metrics = evaluate(model, dataset, batch_size=batch_size, workers=workers)
+        is_main = distributed.is_main()
+    if is_main:
+        print_metrics(metrics)
+        if output:
+            print(f"wrote {write_json(output, metrics)}")
+
+
+@app.command
+def detect(
+    files: list[Path],
+    /,
+    *,
+    checkpoint: Checkpoint,
+    output: Path = Path("detections"),
+    formats: tuple[Literal["pictures", "json", "csv"], ...] = ("pictures", "json"),
+    score_threshold: float = 0.5,
+    batch_size: BatchSize = 4,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    cuda_graph: bool = False,
+    on_bad_data: BadData = "stop",
+) -> None:
+    """Find objects in images and videos: pictures, COCO results, a table.
+
+    Under torchrun, processes share the files: torchrun --nproc-per-node=2 -m fastrpn detect ...
+
+    Args:
+        files: images, videos or folders of them.
+        output: folder for the results.
+        formats: pictures and videos with boxes, detections.json (COCO), detections.csv.
+        score_threshold: lowest score of a detection, 0 to 1.
+        cuda_graph: on a GPU, replay one recorded graph for each shape of batch.
+    """
+    # Shares may take very different times: a long video is not divided.
+    with distributed.process_group(device, patience=timedelta(days=7)):
+        predictor = Predictor(
+            checkpoint,
+            device=device,
+            batch_size=batch_size,
+            score_threshold=score_threshold,
+            precision=precision,
+            cuda_graph=cuda_graph,
+        )
+        found = detect_files(predictor, files, output, on_bad_data, formats=formats)
+        if not distributed.is_main():
+            return
+    for message in found.skipped:
+        print(f"skipped: {message}", file=sys.stderr)
+    print(f"{found.num_detections} objects in {found.num_images} images: {output}")
+
+
+@app.command
+def proposals(
+    *,
+    data: Data,
+    output: Path,
+    method: Literal["rpn", "selective-search"] = "rpn",
+    checkpoint: Checkpoint | None = None,
+    image_set: ImageSets = ("val",),
+    limit: int = 2000,
+    workers: Workers = 0,
+    device: Device = "auto",
+    on_bad_data: BadData = "stop",
+    recall: bool = False,
+) -> None:
+    """Write the proposals of a data set to a file.
+
+    `fastrpn train --proposals FILE` trains Fast R-CNN alone on them, `fastrpn eval --proposals
+    FILE` evaluates a checkpoint on them. Under torchrun, processes share the images:
+    torchrun --nproc-per-node=2 -m fastrpn proposals ...
+
+    Args:
+        output: .npz file to write.
+        method: a trained RPN's, which needs a checkpoint, or selective search's.
+        limit: proposals an image at most.
+        recall: print the share of objects that they meet.
+    """
+    if method == "rpn" and checkpoint is None:
+        raise ValueError("--method rpn needs a --checkpoint")
+    with distributed.process_group(device):
+        model, classes = None, None
+        if method == "rpn" and checkpoint is not None:
+            model, classes = load_model(checkpoint, distributed.local_device(device))
+        dataset = open_dataset(data, image_set, classes, on_bad_data)
+        found, seconds = propose_dataset(dataset, method, model, limit=limit, workers=workers)
+    if found is None:  # the main process has them
+        return
+    average = len(found.boxes) / len(found)
+    print(f"{average:.0f} proposals an image, {1000 * seconds:.0f} ms each: {found.save(output)}")
+    if recall:
+        _print_recall(found, dataset)
+
+
+def _print_recall(found: ProposalSet, dataset: AnnotatedImages) -> None:
+    targets = [dataset.target(i) for i in range(len(dataset))]
+    boxes = [found[target["image_id"]][0] for target in targets]
+    print(markdown_table(proposal_recall(boxes, targets).rows(found.method)))
+
+
+@app.command
+def anchors(
+    *,
+    output: Path = Path("anchors.png"),
+    model: str | None = None,
+    gradient: bool = False,
+    data: Path | None = None,
+    train_set: tuple[str, ...] = ("train",),
+    val_set: tuple[str, ...] = (),
+    number: int | None = None,
+    on_bad_data: BadData = "stop",
+    image_size: tuple[int, int] = (600, 800),
+    position: tuple[float, float] = (320, 320),
+    sizes: tuple[float, ...] = (128, 256, 512),
+    ratios: tuple[float, ...] = (0.5, 1, 2),
+) -> None:
+    """Judge anchors: what a model sees of them, which suit your data, or just draw the paper's.
+
+    With --model NAME: the receptive field of a network's positions, and which anchors reach out of
+    it. With --data FOLDER: anchors by k-means on a data set, beside the model's own (vgg16's). With
+    neither: the anchors of --sizes and --ratios at --position.
+
+    Args:
+        output: the picture.
+        model: name of a network, see fastrpn.models.faster_rcnn.
+        gradient: measure the fields by gradient, too: seconds for vgg16, minutes for a pyramid.
+        data: folder in VOC or COCO layout.
+        train_set: image sets to design on.
+        val_set: image sets to count recall on; else those of train_set.
+        number: anchors to design; else as many as the model's.
+        image_size: height and width, pixels.
+        position: x and y, pixels.
+        sizes: square roots of areas, pixels.
+        ratios: height / width.
+    """
+    if data is not None:
+        training = open_dataset(data, train_set, on_bad_data=on_bad_data)
+        held_out = None
+        if val_set:
+            held_out = open_dataset(data, val_set, training.classes, on_bad_data)
+        _design_anchors(training, held_out, number, model or "vgg16", output)
+    elif model is not None:
+        _report_receptive_field(model, gradient, output)
+    else:
+        around_origin = cell_anchors(sizes, ratios, stride=0, convention="paper")
+        boxes = around_origin + torch.tensor(position).repeat(2)
+        for x1, y1, x2, y2 in boxes.tolist():
+            print(f"{x2 - x1:6.1f} x {y2 - y1:6.1f}   ({x1:.1f}, {y1:.1f}, {x2:.1f}, {y2:.1f})")
+        print(f"wrote {write_image(output, draw_anchors(boxes, image_size, position))}")
+
+
+def _design_anchors(
+    training: AnnotatedImages,
+    held_out: AnnotatedImages | None,
+    number: int | None,
+    model: str,
+    output: Path,
+) -> None:
+    """Anchors by k-means, and recall against their number."""
+    design = design_anchors(training, number, model=model, validation=held_out)
+    print(markdown_table(design.rows))
+    own = len(design.default_shapes)
+    for threshold in design.thresholds:
+        needed = design.needed(threshold)
+        if needed is None:
+            told = f"none of these numbers reaches the recall of {model}'s {own}"
+        else:
+            saved = design.saved(threshold)
+            told = f"{needed} designed do the work of {model}'s {own}: {saved} anchors saved"
+        print(f"IoU {threshold:g}: {told}")
+    ((name, shapes),) = design.model_options.items()
+    levels = [[list(shape) for shape in level] for level in shapes]
+    print(f"train with: --model {model} --model-options '{name}={levels}'")
+    print(f"wrote {plot_anchor_design(design, output)}")
+
+
+def _report_receptive_field(model: str, gradient: bool, output: Path) -> None:
+    """What each position of a model sees, and the anchors that reach further."""
+    report = report_receptive_field(model)
+    summary = report.summary
+    if gradient:
+        for row, field in zip(summary, measured_fields(model), strict=True):
+            row["by gradient"] = f"{field.size[1]:g}×{field.size[0]:g}"
+    print(markdown_table(summary), end="\n\n")
+    print(markdown_table(report.rows))
+    uncovered = sum(not anchor.covered for anchor in report.anchors)
+    print(f"{uncovered} of {len(report.anchors)} anchors reach out of the receptive field")
+    print(f"wrote {plot_receptive_field(report, output)}")
+
+
+@app.command
+def info(*, json: bool = False) -> None:
+    """Say what was built and what was found at run time.
+
+    Args:
+        json: as JSON.
+    """
+    facts = collect()
+    if json:
+        print(dumps(facts, indent=1))
+        return
+    for name, value in facts.items():
+        text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+        print(f"{name:20}{text if text is not None else 'not found'}")
