@@ -110,16 +110,28 @@ def fuzzers(seconds: int) -> str:
         return "\n".join([f"{each} s each", *pool.map(fuzz, builds.OPS)])
 
 
+def run_tests(*arguments: object) -> str:
+    """The last line that pytest prints."""
+    command = [sys.executable, "-m", "pytest", "-q", *map(str, arguments)]
+    env = {**os.environ, "FASTRPN_SANITIZE": "1"}
+    result = subprocess.run(command, cwd=builds.ROOT, capture_output=True, text=True, env=env)
+    if result.returncode != 0:
+        raise builds.NativeError(result.stdout[-6000:])
+    return result.stdout.strip().splitlines()[-1]
+
+
+def planted() -> str:
+    """Faults planted in copies of the kernels: each tool finds its kind."""
+    return run_tests(builds.HERE, "-k", "planted")
+
+
 def cuda_on_cpu() -> str:
     """The CUDA kernels in their harness, with its own tests."""
     build = harness.build()
     for old in build.glob("*.gcda"):
         old.unlink()
-    command = [sys.executable, "-m", "pytest", "-q", str(harness.HERE)]
-    result = subprocess.run(command, cwd=builds.ROOT, capture_output=True, text=True)
-    if result.returncode != 0:
-        raise builds.NativeError(result.stdout[-6000:])
-    return f"{result.stdout.strip().splitlines()[-1]}, {lines_run(build, '*_cuda.gcda')}"
+    summary = run_tests(harness.HERE)
+    return f"{summary}, {lines_run(build, '*_cuda.gcda')}"
 
 
 def main() -> int:
@@ -134,6 +146,7 @@ def main() -> int:
         "valgrind": ("valgrind", valgrind),
         "numpy": ("valgrind", numpy),
         "fuzzers": ("fuzzer", lambda: fuzzers(options.seconds)),
+        "planted": ("valgrind", planted),
         "cuda_on_cpu": ("address", cuda_on_cpu),
     }
     unknown = set(options.only or ()) - set(steps)
