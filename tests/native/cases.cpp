@@ -13,7 +13,9 @@
    fastrpn::level::roi_align_backward_cpu}
 
 const std::vector<Kernels> kLevels = {
+#if defined(HAS_generic)
     KERNELS(generic),
+#endif
 #if defined(HAS_avx2)
     KERNELS(avx2),
 #endif

@@ -1,7 +1,7 @@
 """The CPU kernels under AddressSanitizer and UBSan, and what each tool catches.
 
-This is the quick share of `make sanitize`. A build takes a minute the first time. The faults that need
-other builds are planted by `make sanitize` alone, which sets FASTRPN_SANITIZE.
+This is the quick share of `make sanitize`. A build takes a minute the first time. The faults that
+need other builds are planted by `make sanitize` alone, which sets FASTRPN_SANITIZE.
 """
 
 import os
