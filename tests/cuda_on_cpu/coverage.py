@@ -29,7 +29,9 @@ def executed_lines(build: Path, pattern: str = "*_cuda.gcda") -> dict[str, dict[
             command, cwd=build, capture_output=True, text=True, check=True
         ).stdout
         for file in json.loads(output)["files"]:
-            path = (harness.ROOT / file["file"]).resolve()
+            # Relative to the build where the compiler was called so, else to the project.
+            base = build if (build / file["file"]).exists() else harness.ROOT
+            path = (base / file["file"]).resolve()
             if harness.ROOT / "csrc" in path.parents:
                 for line in file["lines"]:
                     name = str(path.relative_to(harness.ROOT))
