@@ -1,10 +1,10 @@
-# make demo | make test | make lint: each makes .venv on first use and installs what it needs, once.
+# make demo | make test | make lint | make sanitize: each makes .venv on first use and installs what it needs, once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 NATIVE := CMakeLists.txt setup.py build_backend.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint sanitize clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fastrpn demo --output demo
@@ -14,6 +14,11 @@ test: $(VENV)/.installed
 
 lint: $(VENV)/.installed-dev
 	PATH="$(abspath $(BIN)):$$PATH" pre-commit run --all-files
+
+# SECONDS: for all fuzzers together. SANITIZE_ARGS=--skip-missing leaves out what a missing tool would run.
+SECONDS ?= 300
+sanitize: $(VENV)/.installed
+	$(BIN)/python tests/native/sanitize.py --seconds $(SECONDS) $(SANITIZE_ARGS)
 
 # Torch comes first and by itself: the build then finds it and downloads no second one.
 $(VENV)/.torch:

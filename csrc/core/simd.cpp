@@ -5,8 +5,20 @@
 #include <cstring>
 #include <initializer_list>
 
+#if defined(FASTRPN_X86)
+#include <cpuid.h>
+#endif
+
 namespace fastrpn {
 namespace {
+
+#if defined(FASTRPN_X86)
+// clang before 15 does not know the name "f16c" in __builtin_cpu_supports.
+bool has_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
 
 bool runs_here(SimdLevel level) {
   switch (level) {
@@ -14,7 +26,7 @@ bool runs_here(SimdLevel level) {
       return true;
 #if defined(FASTRPN_X86)
     case SimdLevel::avx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+      return __builtin_cpu_supports("avx2") && has_f16c();
     case SimdLevel::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

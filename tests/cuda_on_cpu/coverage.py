@@ -20,16 +20,18 @@ from cuda_on_cpu import harness  # noqa: E402
 OUTPUT = harness.HERE / "coverage.md"
 
 
-def executed_lines(build: Path) -> dict[str, dict[int, int]]:
-    """{source: {line: executions}} of everything under csrc."""
+def executed_lines(build: Path, pattern: str = "*_cuda.gcda") -> dict[str, dict[int, int]]:
+    """{source: {line: executions}} of everything under csrc, from the counters of that name."""
     lines = collections.defaultdict(lambda: collections.defaultdict(int))
-    for counters in sorted(build.glob("*_cuda.gcda")):
+    for counters in sorted(build.rglob(pattern)):
         command = ["gcov", "--json-format", "--stdout", str(counters)]
         output = subprocess.run(
             command, cwd=build, capture_output=True, text=True, check=True
         ).stdout
         for file in json.loads(output)["files"]:
-            path = Path(file["file"]).resolve()
+            # Relative to the build where the compiler was called so, else to the project.
+            base = build if (build / file["file"]).exists() else harness.ROOT
+            path = (base / file["file"]).resolve()
             if harness.ROOT / "csrc" in path.parents:
                 for line in file["lines"]:
                     name = str(path.relative_to(harness.ROOT))

@@ -52,6 +52,7 @@ struct BackwardCall {
   void clear(int64_t map, int64_t channel, int64_t channels) const {
     const RoiAlignLevel& level = plan.level_of(map);
     const int64_t cells = level.height * level.width;
+    if (cells == 0) return;  // the level may be null
     const Cells<Stored> to = result(map, channel);
     const int64_t pieces = args.forward.channels_last ? cells : 1;
     const int64_t size = args.forward.channels_last ? channels : channels * cells;

@@ -64,16 +64,20 @@ void plan(const RoiPoolArgs& args, int32_t* borders, int64_t* image_of, Region* 
   }
 }
 
-inline void store_index(Vec<int32_t> index, int32_t* to) { store<int32_t>(index, to); }
-inline void store_index(Vec<int64_t> index, int32_t* to) {
-  for (int i = 0; i < kLanes<int64_t>; ++i) to[i] = int32_t(index[i]);
+template <typename T>
+inline void store_index(IndexVec<T> index, int32_t* to) {
+  if constexpr (sizeof(T) == sizeof(int32_t)) {
+    store<int32_t>(index, to);
+  } else {
+    for (int i = 0; i < kLanes<T>; ++i) to[i] = int32_t(index[i]);
+  }
 }
 
 // All bins of a RoI for kCount vectors of channels; bins lie `stride` elements apart in the outputs.
 template <typename T, typename Stored, int kCount, bool kArgmax>
 void pool_bins(Cells<const T> cells, const Bins& bins, int64_t width, T* output, int32_t* argmax,
                int64_t stride) {
-  using Index = decltype(Vec<T>{} > Vec<T>{});
+  using Index = IndexVec<T>;
   for (int64_t ph = 0; ph < bins.pooled_height; ++ph) {
     const int64_t y_begin = bins.y_begin[ph], y_end = bins.y_end[ph];
     for (int64_t pw = 0; pw < bins.pooled_width; ++pw) {
@@ -97,7 +101,7 @@ void pool_bins(Cells<const T> cells, const Bins& bins, int64_t width, T* output,
       }
       for (int k = 0; k < kCount; ++k) {
         store<T>(best[k], output + k * kLanes<T>);
-        if (kArgmax) store_index(at[k], argmax + k * kLanes<T>);
+        if (kArgmax) store_index<T>(at[k], argmax + k * kLanes<T>);
       }
       output += stride;
       if (kArgmax) argmax += stride;
