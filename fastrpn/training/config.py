@@ -90,7 +90,7 @@ class TrainConfig(_Given):
         momentum: of the gradient descent.
         weight_decay: for weights; biases and norms have none.
         precision: "fp32", or "bf16" for autocast to bfloat16 in training.
-        clip_grad_norm: greatest norm of the gradient; none: no limit.
+        clip_grad_norm: greatest norm of the gradient; --no-clip-grad-norm sets no limit.
         flip: probability of mirroring a training image left to right.
         color_jitter: greatest changes of brightness, contrast, saturation (fractions) and hue
             (turns) of training images; at most four numbers.
@@ -142,7 +142,7 @@ class TrainConfig(_Given):
     momentum: float = 0.9
     weight_decay: float = 5e-4
     precision: Literal["fp32", "bf16"] = "fp32"
-    clip_grad_norm: float | None = 10.0
+    clip_grad_norm: Annotated[float | None, Parameter(negative_none="no-")] = 10.0
     flip: float = 0.5
     color_jitter: tuple[float, ...] = ()
     short_sides: tuple[int, ...] = ()
