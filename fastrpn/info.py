@@ -5,6 +5,7 @@ import platform
 import re
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from fastrpn._library import core, load_torch_operators
 
@@ -61,7 +62,7 @@ def _opencv() -> str | None:
     return next((version for version in versions if version), None)
 
 
-def _driver_needed(build: dict[str, object]) -> str | None:
+def _driver_needed(build: dict[str, Any]) -> str | None:
     """What the statically linked CUDA runtime asks for; None for a build without CUDA."""
     if build["cuda_version"] is None:
         return None
@@ -135,7 +136,7 @@ def _cuda_driver() -> str | None:
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
-def _why_no_gpu(build: dict[str, object]) -> str | None:
+def _why_no_gpu(build: dict[str, Any]) -> str | None:
     """The first reason that keeps the CUDA kernels from running, in words; None if nothing does."""
     import torch
 
