@@ -51,6 +51,7 @@ void check_inputs(const Tensor& objectness, const Tensor& deltas, const Tensor& 
   int64_t sum = 0;
   for (int64_t size : anchors_per_level) {
     STD_TORCH_CHECK(size >= 0, "anchors_per_level must not be negative");
+    STD_TORCH_CHECK(size <= num_anchors - sum, "anchors_per_level must sum to the number of anchors");
     sum += size;
   }
   STD_TORCH_CHECK(sum == num_anchors, "anchors_per_level must sum to the number of anchors");

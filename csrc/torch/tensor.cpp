@@ -4,7 +4,11 @@
 #include <sys/mman.h>
 #endif
 
+#include <stdexcept>
 #include <vector>
+
+// Since torch 2.13; null in older ones, whose headers for our target do not declare it either.
+extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
 
 namespace fastrpn {
 
@@ -46,6 +50,13 @@ void prefer_huge_pages(const Tensor& tensor) {
 #endif
 }
 
+// Why the last call of a torch function failed, in torch's words: memory that ran out, for one.
+[[noreturn]] void raise_torchs_error() {
+  const bool known = torch_exception_get_what_without_backtrace != nullptr;
+  const char* words = known ? torch_exception_get_what_without_backtrace() : "no memory for a new tensor";
+  throw std::runtime_error(words);
+}
+
 }  // namespace
 
 Tensor new_empty_tensor(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor& like,
@@ -64,10 +75,10 @@ Tensor new_empty_tensor(std::initializer_list<int64_t> sizes, ScalarType dtype, 
   }
   const torch::stable::Device device = like.device();
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  const AOTITorchError error = aoti_torch_empty_strided(
       dims, sizes.begin(), strides, torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(device.type())), device.index(),
-      &handle));
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(device.type())), device.index(), &handle);
+  if (error != TORCH_SUCCESS) raise_torchs_error();
   Tensor tensor(handle);
   prefer_huge_pages(tensor);
   return tensor;

@@ -1,9 +1,12 @@
-"""How the public functions behave for code that is not run but read: `torch.fx`, TorchScript."""
+"""How the public functions behave for code that is not run but read (`torch.fx`, TorchScript), and
+for arguments of the wrong kind."""
 
 import functools
 from collections.abc import Callable
 
 from torch.overrides import handle_torch_function, has_torch_function
+
+from fastrpn.ops._misuse import explain
 
 
 def refuse_scripting(function: Callable) -> Callable:
@@ -22,12 +25,17 @@ def refuse_scripting(function: Callable) -> Callable:
 
 def leaf(function: Callable) -> Callable:
     """Makes a public function one node in graphs of `torch.fx.symbolic_trace` (its checks ask for
-    values that a proxy does not have) and lets other objects with `__torch_function__` see it."""
+    values that a proxy does not have), lets other objects with `__torch_function__` see it, and
+    puts errors about the kind of an argument into words."""
 
     @functools.wraps(function)
     def call(*args, **kwargs):
         if has_torch_function(args):
             return handle_torch_function(call, args, *args, **kwargs)
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            explain(error, function, *args, **kwargs)
+            raise
 
     return refuse_scripting(call)

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastrpn.ops._checks import check_float, check_not_nan, check_shape
+from fastrpn.ops._checks import check_float, check_not_nan, check_same_device, check_shape
 from fastrpn.ops._modes import leaf
 from fastrpn.ops.boxes import upcast
 
@@ -38,13 +38,14 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Weights = (1.0, 1.0, 1
 
     Raises:
         TypeError: not floating point.
-        ValueError: last dimension not 4, not four weights, or a NaN among them.
-        RuntimeError: shapes that do not broadcast.
+        ValueError: last dimension not 4, shapes that do not broadcast, two devices, not four
+            weights, or a NaN among them.
     """
     check_float("boxes", boxes)
     check_float("anchors", anchors)
     check_shape("boxes", boxes, (..., 4))
     check_shape("anchors", anchors, (..., 4))
+    _check_pair("boxes", boxes, anchors)
     _check_weights(weights)
     x, y, w, h = _centre_and_size(upcast(boxes))
     xa, ya, wa, ha = _centre_and_size(upcast(anchors))
@@ -81,15 +82,15 @@ def decode_boxes(
 
     Raises:
         TypeError: not floating point.
-        ValueError: a last dimension that does not fit, not four weights, or a NaN among them or as
-            `clip`.
-        RuntimeError: leading dimensions that do not broadcast.
+        ValueError: a last dimension that does not fit, leading dimensions that do not broadcast,
+            two devices, not four weights, or a NaN among them or as `clip`.
     """
     check_float("deltas", deltas)
     check_float("anchors", anchors)
     if deltas.dim() == 0 or deltas.shape[-1] == 0 or deltas.shape[-1] % 4 != 0:
         raise ValueError(f"deltas: expected shape [..., 4 * K], got {list(deltas.shape)}")
     check_shape("anchors", anchors, (..., 4))
+    _check_pair("deltas", deltas, anchors)
     _check_weights(weights)
     check_not_nan("clip", clip)
     deltas = upcast(deltas)
@@ -107,6 +108,16 @@ def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x1, y1, x2, y2 = boxes.unbind(-1)
     w, h = x2 - x1, y2 - y1
     return x1 + 0.5 * w, y1 + 0.5 * h, w, h
+
+
+def _check_pair(name: str, boxes: Tensor, anchors: Tensor) -> None:
+    check_same_device("anchors", anchors, name, boxes)
+    sizes = zip(reversed(boxes.shape[:-1]), reversed(anchors.shape[:-1]), strict=False)
+    if not all(size == other or size == 1 or other == 1 for size, other in sizes):
+        raise ValueError(
+            f"anchors: expected a shape that broadcasts with {name}, {list(boxes.shape)}, "
+            f"got {list(anchors.shape)}"
+        )
 
 
 def _check_weights(weights: Weights) -> None:

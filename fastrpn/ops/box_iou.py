@@ -6,8 +6,9 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fastrpn.ops._checks import FLOAT_DTYPES, check_same_dtype
 from fastrpn.ops._derivatives import below_autograd, needs_derivative, register_autograd
-from fastrpn.ops._modes import refuse_scripting
-from fastrpn.ops.boxes import box_convert
+from fastrpn.ops._misuse import explain
+from fastrpn.ops._modes import leaf, refuse_scripting
+from fastrpn.ops.boxes import box_convert, check_format
 from fastrpn.ops.iou_variants import check_box_sets, pairwise_iou
 
 # The overload itself: finding it through torch.ops at each call would cost half a microsecond.
@@ -44,10 +45,17 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
                 return _box_iou(boxes1, boxes2)
             with below_autograd():
                 return _box_iou(boxes1, boxes2)
-        except Exception:  # the operator refuses bad input itself; only then find the words for it
+        except Exception as error:  # the operator refuses bad input; only then find the words
+            explain(error, box_iou, boxes1, boxes2, fmt)
             check_box_sets(boxes1, boxes2)
             raise
+    return _by_formula(boxes1, boxes2, fmt)
+
+
+@leaf
+def _by_formula(boxes1: Tensor, boxes2: Tensor, fmt: str) -> Tensor:
     check_box_sets(boxes1, boxes2)
+    check_format("fmt", fmt)
     if fmt != "xyxy":
         return box_iou(_corners(boxes1, fmt), _corners(boxes2, fmt))
     return pairwise_iou(boxes1, boxes2)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastrpn.ops._checks import check_not_nan, check_numbers, check_shape
+from fastrpn.ops._checks import check_not_nan, check_number, check_numbers, check_shape
 from fastrpn.ops._modes import leaf
 
 _FORMATS = ("xyxy", "xywh", "cxcywh")
@@ -141,8 +141,8 @@ def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     if len(size) != 2:
         raise ValueError(f"size: expected (height, width), got {size}")
     height, width = size
-    check_not_nan("size", height)
-    check_not_nan("size", width)
+    check_number("size", height)
+    check_number("size", width)
     if not boxes.is_floating_point() and boxes.dtype != torch.int64:
         clipped = clip_boxes_to_image(boxes.long(), size)
         return clipped if clipped.is_floating_point() else clipped.to(boxes.dtype)
@@ -178,5 +178,10 @@ def _check(boxes: Tensor, **formats: str) -> None:
     check_numbers("boxes", boxes)
     check_shape("boxes", boxes, (..., 4))
     for name, fmt in formats.items():
-        if fmt not in _FORMATS:
-            raise ValueError(f"{name}: expected one of {_FORMATS}, got {fmt!r}")
+        check_format(name, fmt)
+
+
+def check_format(name: str, fmt: object) -> None:
+    """ValueError unless `fmt` is one of the three."""
+    if fmt not in _FORMATS:
+        raise ValueError(f"{name}: expected one of {_FORMATS}, got {fmt!r}")

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastrpn.ops._checks import check_numbers, check_same_device, check_shape
+from fastrpn.ops._checks import check_number, check_numbers, check_same_device, check_shape
 from fastrpn.ops._modes import leaf
 from fastrpn.ops.boxes import box_area, upcast
 
@@ -96,6 +96,7 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
         ValueError: wrong shape, or two devices.
     """
     check_box_sets(boxes1, boxes2)
+    check_number("eps", eps)
     return _distance_iou(boxes1, boxes2, eps)[0]
 
 
@@ -121,6 +122,7 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
         ValueError: wrong shape, or two devices.
     """
     check_box_sets(boxes1, boxes2)
+    check_number("eps", eps)
     distance_iou, iou = _distance_iou(boxes1, boxes2, eps)
     angle1, angle2 = (_angle(boxes, distance_iou.dtype) for boxes in (boxes1, boxes2))
     v = (4 / math.pi**2) * torch.pow(angle1[..., None] - angle2[..., None, :], 2)

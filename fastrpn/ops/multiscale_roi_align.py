@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrpn.ops import _rois
-from fastrpn.ops._checks import check_not_nan
+from fastrpn.ops._checks import check_not_nan, check_same_device
 from fastrpn.ops._derivatives import call
 from fastrpn.ops._modes import leaf
 from fastrpn.ops.boxes import box_area
@@ -89,6 +89,8 @@ def multiscale_roi_align(
     rois = _rois.as_rois(rois, inputs[0])
     if roi_levels is None and len(inputs) > 1:
         raise ValueError(f"roi_levels: needed for {len(inputs)} levels, got None")
+    if roi_levels is not None:
+        check_same_device("roi_levels", roi_levels, "inputs[0]", inputs[0])
     if roi_levels is not None and (
         roi_levels.dtype != torch.int32 or roi_levels.shape != rois.shape[:1]
     ):

@@ -16,6 +16,7 @@ from fastrpn.ops._checks import (
     check_same_dtype,
     check_shape,
 )
+from fastrpn.ops._misuse import explain
 from fastrpn.ops._modes import leaf, refuse_scripting
 from fastrpn.ops._vmap import register_loop
 
@@ -48,7 +49,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """
     try:
         return _nms(boxes, scores, iou_threshold)
-    except Exception:
+    except Exception as error:
+        explain(error, nms, boxes, scores, iou_threshold)
         _check(boxes, scores, iou_threshold)
         raise
 
@@ -80,7 +82,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         idxs = _as_labels(idxs)
     try:
         return _batched_nms(boxes, scores, idxs, iou_threshold)
-    except Exception:
+    except Exception as error:
+        explain(error, batched_nms, boxes, scores, idxs, iou_threshold)
         _check(boxes, scores, iou_threshold)
         check_shape("idxs", idxs, tuple(scores.shape))
         check_same_device("idxs", idxs, "boxes", boxes)
@@ -129,7 +132,9 @@ def nms_padded(
         return _nms_padded(
             boxes, scores, iou_threshold, max_output, counts, groups, score_threshold
         )
-    except Exception:
+    except Exception as error:
+        options = {"counts": counts, "groups": groups, "score_threshold": score_threshold}
+        explain(error, nms_padded, boxes, scores, iou_threshold, max_output, **options)
         check_number("iou_threshold", iou_threshold)
         check_number("max_output", max_output)
         if score_threshold is not None:
@@ -168,6 +173,7 @@ def _check_padded(
             check_same_device(name, value, "boxes", boxes)
 
 
+@leaf
 def _as_labels(idxs: Tensor) -> Tensor:
     """int64 labels, equal where the classes are; bools are classes, too."""
     if not (isinstance(idxs, Tensor) and idxs.dtype == torch.bool):
