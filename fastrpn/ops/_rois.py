@@ -58,13 +58,18 @@ def as_rois(boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor:
     """
     rois = boxes if isinstance(boxes, Tensor) else boxes_to_rois(boxes)
     if not _fit(rois, input):
-        if isinstance(input, Tensor) and torch.is_autocast_enabled(input.device.type):
+        if isinstance(input, Tensor) and _in_autocast(input.device.type):
             rois = widened(rois)
         if not _fit(rois, input):
             _say_what_does_not_fit(rois, input)
     if rois is boxes and _has_values(rois):
         check_batch_index(rois, input.shape[0])
     return rois
+
+
+def _in_autocast(device: str) -> bool:
+    """False, too, for a device that knows no autocast (meta), where torch would raise."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _has_values(rois: Tensor) -> bool:
