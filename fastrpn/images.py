@@ -2,37 +2,82 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 
 from fastrpn.errors import BadDataError
 from fastrpn.files import write_atomically
 
-# EXIF orientation is not applied: annotations count pixels as they are stored.
-_READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+# What an image is, wherever folders are searched; in the order of preference for equal names.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+MAX_PIXELS = 178_956_970  # what Pillow, too, takes for an attack above
+
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_ORIENTATION = 274
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(
+    path: str | Path, exif: bool = False, max_pixels: int | None = MAX_PIXELS
+) -> np.ndarray:
     """Decodes an image file into uint8 [H,W,3] RGB.
 
+    Grey images are repeated, 16 bits become 8, alpha is left out, CMYK is converted.
+
+    Args:
+        exif: turn the image as its EXIF orientation says. Annotations usually count pixels as they
+            are stored, so data sets do without unless they are told to.
+        max_pixels: larger images are refused before they are decoded; None takes any.
+
     Raises:
-        BadDataError: the file is missing, not an image, or a JPEG that ends too early (OpenCV
-            would fill the missing part with grey). The message names the file.
+        BadDataError: the file is missing, not an image, too large, or a JPEG that ends too early
+            (OpenCV would fill the missing part with grey). The message names the file.
     """
     path = Path(path)
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise BadDataError(f"{path}: cannot read the image ({error.strerror})") from error
-    if _is_truncated_jpeg(content):
-        raise BadDataError(f"{path}: the JPEG file is truncated")
-    image = _decode(content)
+    except (OSError, ValueError) as error:
+        raise BadDataError(f"{path}: cannot read the image ({_reason(error)})") from error
+    if content[:2] == b"\xff\xd8":
+        size = _jpeg_size(path, content)  # in the walk that looks for the end anyway
+    else:
+        size = read_size(path) if max_pixels is not None else None
+    if max_pixels is not None and size is not None and size[0] * size[1] > max_pixels:
+        raise BadDataError(
+            f"{path}: {size[1]}x{size[0]} are more than the {max_pixels} pixels that max_pixels "
+            "allows",
+            "too large",
+        )
+    image = _decode(content, exif)
     if image is None:
         raise BadDataError(f"{path}: not an image that OpenCV can decode")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_size(path: str | Path, exif: bool = False) -> tuple[int, int]:
+    """(height, width) of an image in pixels, from its header.
+
+    Raises:
+        BadDataError: the file is missing or its header is no image's. The message names the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                width, height = image.size
+                turned = exif and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+    except (UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadDataError(f"{path}: not an image that can be read ({error})") from error
+    except OSError as error:
+        raise BadDataError(f"{path}: cannot read the image ({_reason(error)})") from error
+    if height < 1 or width < 1:
+        raise BadDataError(f"{path}: not an image, its size is {width}x{height}")
+    return (width, height) if turned else (height, width)
 
 
 def write_image(path: str | Path, image: np.ndarray, jpeg_quality: int = 95) -> Path:
@@ -72,13 +117,44 @@ def image_to_array(image: torch.Tensor | np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip(pixels, 0, 1)).astype(np.uint8, order="C")
 
 
-def _decode(content: bytes) -> np.ndarray | None:
+def _decode(content: bytes, exif: bool) -> np.ndarray | None:
+    flags = cv2.IMREAD_COLOR if exif else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        return cv2.imdecode(np.frombuffer(content, np.uint8), _READ_FLAGS)
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:  # an empty file, or a header that claims an impossible size
         return None
 
 
-def _is_truncated_jpeg(content: bytes) -> bool:
-    """A JPEG needs its end marker behind its last scan (bytes in a scan never look like one)."""
-    return content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
+def _jpeg_size(path: Path, content: bytes) -> tuple[int, int] | None:
+    """(height, width) of a JPEG that is whole: its segments go on to its end marker; what follows
+    that does not matter. None where no frame header says a size.
+
+    A segment is FF, a marker and, but for a few, two bytes of length and so many bytes. In the
+    entropy-coded data behind a start of scan FF is followed by 0 or by a restart marker.
+    """
+    position, size = 2, None
+    while marker := _MARKER.match(content, position):
+        code = marker[1][0]
+        if code == _END:
+            return size
+        position = marker.end()
+        if code in _FRAMES:
+            height, width = (content[position + i : position + i + 2] for i in (3, 5))
+            size = int.from_bytes(height, "big"), int.from_bytes(width, "big")
+        if code not in _WITHOUT_LENGTH:
+            position += int.from_bytes(content[position : position + 2], "big")
+        if code == _SCAN:
+            following = _AFTER_SCAN.search(content, position)
+            position = following.start() if following else len(content)
+    raise BadDataError(f"{path}: the JPEG file is truncated", "truncated image")
+
+
+_MARKER = re.compile(rb"\xff+([\x01-\xfe])", re.DOTALL)
+_AFTER_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
+_END, _SCAN = 0xD9, 0xDA
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

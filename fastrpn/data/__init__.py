@@ -2,8 +2,11 @@
 
 from fastrpn.data.augment import ColorJitter, RandomShortSide, augmentation
 from fastrpn.data.coco import COCODataset, detections_to_coco_results
+from fastrpn.data.cvat import CVATDataset
+from fastrpn.data.image_folder import ImageFolderDataset
+from fastrpn.data.labelme import LabelmeDataset
 from fastrpn.data.loader import Loader, build_loader
-from fastrpn.data.open import concatenate, open_dataset
+from fastrpn.data.open import concatenate, open_dataset, split_dataset
 from fastrpn.data.part import LabelledImages, Part, Samples
 from fastrpn.data.proposals import ProposalSet, WithProposals
 from fastrpn.data.synthetic import (
@@ -15,16 +18,20 @@ from fastrpn.data.synthetic import (
 from fastrpn.data.torchvision_style import FromTorchvision
 from fastrpn.data.transforms import Compose, RandomHorizontalFlip, ResizeShortSide
 from fastrpn.data.voc import VOCDataset
+from fastrpn.data.yolo import YOLODataset
 from fastrpn.errors import BadDataError
 
 __all__ = [
     "SYNTHETIC_CLASSES",
     "BadDataError",
     "COCODataset",
+    "CVATDataset",
     "ColorJitter",
     "Compose",
     "ContourBaseline",
     "FromTorchvision",
+    "ImageFolderDataset",
+    "LabelmeDataset",
     "LabelledImages",
     "Loader",
     "Part",
@@ -35,6 +42,7 @@ __all__ = [
     "Samples",
     "VOCDataset",
     "WithProposals",
+    "YOLODataset",
     "augmentation",
     "build_loader",
     "concatenate",
@@ -42,4 +50,5 @@ __all__ = [
     "generate_synthetic",
     "majority_label",
     "open_dataset",
+    "split_dataset",
 ]

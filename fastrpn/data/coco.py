@@ -5,95 +5,215 @@ The format is that of cocodataset.org (Lin et al., "Microsoft COCO: Common Objec
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
-from fastrpn.data.dataset import AnnotatedImages, Sample, check_boxes, map_checked, with_background
+from fastrpn.data.collect import LARGEST_SIDE, Box, Collector, ImageFolder, Object
+from fastrpn.data.dataset import AnnotatedImages
+from fastrpn.data.samples import Samples, building_much
+from fastrpn.data.text_files import Anything, read_json
 from fastrpn.errors import BadDataError, BadDataPolicy
-from fastrpn.images import read_image
+
+T = TypeVar("T")
+
+_LARGEST_ID = 2**53  # ids beyond it are not told apart by every reader of JSON
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: Any = None
+    file_name: Any = None
+    height: Any = None
+    width: Any = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    id: Any = None
+    image_id: Any = None
+    category_id: Any = None
+    bbox: Any = None
+    iscrowd: Any = None
+
+
+class _Shape(msgspec.Struct):
+    segmentation: Any = None
+
+
+class _Segmentations(msgspec.Struct):
+    annotations: list[_Shape | Anything] = []
+
+
+class _Category(msgspec.Struct):
+    id: Any = None
+    name: Any = None
+
+
+class _File(msgspec.Struct):
+    images: list[_Image | Anything]
+    categories: list[_Category | Anything]
+    annotations: list[_Annotation | Anything] = []
 
 
 class COCODataset(AnnotatedImages):
     """Images of a folder with the annotations of a JSON file.
 
-    Everything is read and checked here, images decoded once included. `iscrowd` annotations get
-    target["ignore"]. `image_id` is the id in the file. Labels count the categories in the order of
-    their ids, from 1, without gaps, or as `classes` says; `category_ids[label]` is the id in the
-    file, None for a class that the file does not have.
+    Opening reads the JSON and, where it says no size, the images' headers; see
+    :class:`AnnotatedImages` for what decoding may find later. `iscrowd` annotations get
+    target["ignore"]; a box comes from "bbox" or, where there is none, from "segmentation".
+
+    Labels count the categories in the order of their ids, from 1, without gaps, or as `classes`
+    says; categories of one name are one class. `category_ids[label]` is the id in the file, None
+    for a class that the file does not have. `image_id` is the file's id where all are integers that
+    are not negative, else the number of the image in the file; `file_ids[image_id]` is the file's.
 
     Args:
-        image_folder: where the images' file_name is looked up.
+        image_folder: where the images' file_name is looked up; names may not lead out of it.
         annotation_file: the JSON, with "images", "annotations" and "categories".
-        on_bad_data: "stop" raises at the first bad image, "skip" leaves it out, notes it in
-            `skipped` and warns.
-        classes: names of categories, in the order of the labels; default: all of the file.
+        on_bad_data, over_edge, exif: see :func:`fastrpn.data.open_dataset`.
+        classes: names of categories to keep, in the order of the labels; default: all of the file.
 
     Raises:
-        BadDataError: the JSON is missing, broken or without images, or (with "stop") an image is
-            missing, broken or of another size than the JSON says, a box is outside its image or
-            without positive size, a category is unknown. The message names the file.
+        BadDataError: the JSON is missing, broken or without images, or what `on_bad_data` does not
+            leave out. The message names the file and the entry.
     """
 
     def __init__(
         self,
         image_folder: str | Path,
         annotation_file: str | Path,
-        on_bad_data: str = "stop",
+        on_bad_data: str = "drop",
         classes: Sequence[str] | None = None,
-    ):
+        over_edge: str = "clip",
+        exif: bool = False,
+    ) -> None:
         self.image_folder = Path(image_folder)
         self.annotation_file = Path(annotation_file)
-        content = _read_json(self.annotation_file)
-        try:
-            categories = sorted((c["id"], c["name"]) for c in content["categories"])
-            images = [(image["id"], image["file_name"], image) for image in content["images"]]
-            self._annotations = defaultdict(list)
-            for annotation in content["annotations"]:
-                self._annotations[annotation["image_id"]].append(annotation)
-        except (KeyError, TypeError) as error:
-            raise BadDataError(f"{annotation_file}: no COCO annotations, {error!r}") from error
-        if not images or not categories:
-            raise BadDataError(f"{annotation_file}: empty data set, no image or no category")
-        names = [name for _, name in categories]
-        number_of = {name: number for number, name in categories}
-        self.classes = with_background(names if classes is None else classes)
-        self.category_ids = [0, *(number_of.get(name) for name in self.classes[1:])]
-        self._label_of = {number: i for i, number in enumerate(self.category_ids) if i > 0}
+        bad = BadDataPolicy(on_bad_data)
+        with building_much():
+            samples, names = self._read(bad, classes, over_edge, exif)
+        super().__init__(samples, names, bad, exif)
 
-        policy = BadDataPolicy(on_bad_data)
-        samples = map_checked(self._build, images, policy)
-        policy.report(total=len(images))
-        if not samples:
-            raise BadDataError(f"{annotation_file}: empty data set, no usable image")
-        super().__init__(samples, self.classes, policy.skipped)
+    def _read(
+        self, bad: BadDataPolicy, classes: Sequence[str] | None, over_edge: str, exif: bool
+    ) -> tuple[Samples, list[str]]:
+        annotation_file = self.annotation_file
+        content = read_json(self.annotation_file, _File, "COCO annotations")
+        name_of = self._categories(content.categories)
+        if not content.images or not name_of:
+            raise BadDataError(
+                f"{annotation_file}: empty data set, no image or no category", "empty data set"
+            )
+        images = self._images(content.images, bad)
+        objects = self._objects(content.annotations, name_of, images, bad)
+        del content
+        collector = Collector(str(annotation_file), bad, over_edge, exif, "annotations[{}]")
+        folder = ImageFolder(self.image_folder)
+        numbered = all(isinstance(key, int) and 0 <= key <= _LARGEST_ID for key in images)
+        self.file_ids: dict[int, int | str] = {}
+        for number, (key, image) in enumerate(images.items()):
+            named = isinstance(image.file_name, str)
+            where = f"{annotation_file}: image {image.file_name if named else f'with id {key!r}'}"
+            try:
+                path = folder.find(image.file_name, where)
+            except BadDataError as error:
+                bad.file(error)
+                continue
+            image_id = key if numbered else number
+            self.file_ids[image_id] = key
+            collector.add(where, path, image_id, _size(image), objects.pop(key))
+        known = list(dict.fromkeys(name_of.values()))
+        samples, names = collector.finish(classes, known)
+        first_id = {name: key for key, name in reversed(name_of.items())}
+        self.category_ids = [0, *(first_id.get(name) for name in names[1:])]
+        return samples, names
 
-    def _build(self, image: tuple[int, str, dict]) -> Sample:
-        image_id, file_name, entry = image
-        path = self.image_folder / file_name
-        size = read_image(path).shape[:2]
-        said = (entry.get("height", size[0]), entry.get("width", size[1]))
-        where = f"{self.annotation_file}: image {file_name}"
-        if said != size:
-            raise BadDataError(f"{where}: says height and width are {said}, but {path} has {size}")
-        annotations = self._annotations[image_id]
-        try:
-            boxes = np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
-            labels = [self._label_of[a["category_id"]] for a in annotations]
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadDataError(f"{where}: bad annotation or unknown category, {error!r}") from error
-        boxes[:, 2:] += boxes[:, :2]
-        return Sample(
-            image_path=path,
-            image_id=image_id,
-            size=size,
-            boxes=check_boxes(boxes, size, where),
-            labels=np.array(labels, np.int64),
-            ignore=np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool),
-        )
+    def _categories(self, entries: Sequence[_Category | Anything]) -> dict[int | str, str]:
+        """The name of each category id, in the order of the ids."""
+        names: dict[int | str, str] = {}
+        for number, entry in enumerate(entries):
+            where = f"{self.annotation_file}: categories[{number}]"
+            key = _key(entry)
+            if key is None:
+                raise BadDataError(f"{where} has no id", "broken annotation")
+            name = "" if entry.name is None else str(entry.name).strip()
+            if not name:
+                raise BadDataError(f"{where} has the name {entry.name!r}", "broken annotation")
+            if names.setdefault(key, name) != name:
+                text = f"{where} and another one have the id {key!r}"
+                raise BadDataError(text, "id that is not unique")
+        return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+
+    def _images(
+        self, entries: Sequence[_Image | Anything], bad: BadDataPolicy
+    ) -> dict[int | str, _Image]:
+        """The images that annotations can be assigned to, by id."""
+        times = Counter(_key(entry) for entry in entries)
+        images = {}
+        for number, entry in enumerate(entries):
+            key = _key(entry)
+            where = f"{self.annotation_file}: images[{number}]"
+            if key is None:
+                bad.file(BadDataError(f"{where} has no id", "image without id"))
+            elif times[key] > 1:
+                text = f"{where}, {entry.file_name}: {times[key]} images have the id {key!r}"
+                bad.file(BadDataError(text, "id that is not unique"))
+            else:
+                images[key] = entry
+        return images
+
+    def _objects(
+        self,
+        entries: Sequence[_Annotation | Anything],
+        name_of: dict[int | str, str],
+        image_ids: Iterable[int | str],
+        bad: BadDataPolicy,
+    ) -> dict[int | str, list[Object]]:
+        """The objects of each image."""
+        objects: dict[int | str, list[Object]] = {key: [] for key in image_ids}
+        shapes: list[Any] | None = None
+        for number, entry in enumerate(entries):
+            try:  # a million times, so without a look at what is nearly always right
+                x, y, width, height = entry.bbox
+                box = x - 0.0, y - 0.0, x + width - 0.0, y + height - 0.0
+                name, of_image = name_of[entry.category_id], objects[entry.image_id]
+            except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+                try:
+                    shapes = shapes or _segmentations(self.annotation_file)
+                    box = self._box(number, entry, shapes[number])
+                    name = self._look_up(number, "category_id", entry.category_id, name_of)
+                    of_image = self._look_up(number, "image_id", entry.image_id, objects)
+                except BadDataError as error:
+                    bad.object(error)
+                    continue
+            of_image.append((box, name, bool(entry.iscrowd), number))
+        return objects
+
+    def _box(self, number: int, entry: _Annotation | Anything, segmentation: Any) -> Box:
+        """xyxy of an annotation that is unusual."""
+        where = f"{self.annotation_file}: annotations[{number}]"
+        if not isinstance(entry, _Annotation):
+            raise BadDataError(f"{where}: bad annotation {entry!r:.50}", "broken annotation")
+        bbox = entry.bbox
+        if not bbox:
+            return _box_around(segmentation, where)
+        if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
+            raise BadDataError(f"{where}: bad annotation, its bbox is {bbox!r:.80}", "no box")
+        x, y, width, height = map(_as_float, bbox)
+        return x, y, x + width, y + height
+
+    def _look_up(self, number: int, field: str, key: Any, table: dict[int | str, T]) -> T:
+        if isinstance(key, int | str | float) and key in table:
+            return table[key]
+        what, kind = {
+            "image_id": ("which no image has", "unknown image"),
+            "category_id": ("an unknown category", "unknown class"),
+        }[field]
+        text = f"{self.annotation_file}: annotations[{number}]: {field} is {key!r:.50}, {what}"
+        raise BadDataError(text, kind)
 
 
 def detections_to_coco_results(
@@ -130,10 +250,55 @@ def detections_to_coco_results(
     return results
 
 
-def _read_json(path: Path) -> dict:
+def _key(entry: Any) -> int | str | None:
+    """The id of an entry: text or an integer, which may be written as 1.0."""
+    key = getattr(entry, "id", None)
+    if isinstance(key, float) and key.is_integer():
+        return int(key)
+    return key if isinstance(key, int | str) else None
+
+
+def _size(image: _Image) -> tuple[int, int] | None:
+    """(height, width), or None where the file says nothing that can be true."""
+    sides = (image.height, image.width)
+    known = all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in sides)
+    return sides if known else None
+
+
+def _box_around(segmentation: Any, where: str) -> Box:
+    """xyxy around polygons [[x, y, x, y, ...], ...] or around a run-length encoded mask."""
+    if isinstance(segmentation, dict):
+        return _box_of_mask(segmentation, where)
+    parts = segmentation if isinstance(segmentation, list) else []
+    values = [value for part in parts if isinstance(part, list) for value in part]
+    if len(values) < 4 or len(values) % 2 or not all(map(_is_number, values)):
+        raise BadDataError(f"{where}: bad annotation, neither bbox nor polygon", "no box")
+    xs, ys = list(map(_as_float, values[0::2])), list(map(_as_float, values[1::2]))
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _box_of_mask(mask: dict, where: str) -> Box:
+    from pycocotools import mask as masks
+
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadDataError(f"{path}: cannot read the annotations ({error.strerror})") from error
-    except ValueError as error:
-        raise BadDataError(f"{path}: broken JSON ({error})") from error
+        if isinstance(mask["counts"], list):
+            mask = masks.frPyObjects(mask, *mask["size"])
+        x, y, width, height = masks.toBbox(mask).tolist()
+    except Exception as error:  # the extension raises what it likes
+        text = f"{where}: bad annotation, its mask cannot be read ({error!r})"
+        raise BadDataError(text, "no box") from error
+    return x, y, x + width, y + height
+
+
+def _segmentations(path: Path) -> list[Any]:
+    """The segmentation of each annotation, which few files need for their boxes."""
+    entries = read_json(path, _Segmentations, "COCO annotations").annotations
+    return [getattr(entry, "segmentation", None) for entry in entries]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _as_float(value: int | float) -> float:
+    return float(value) if abs(value) < _LARGEST_ID else float("inf")  # no float holds 10**400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -12,6 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastrpn.data.part import Samples
 from fastrpn.data.transforms import Transform
+from fastrpn.errors import MOST_BAD, BadDataError
+
+ON_BAD_IMAGE = ("stop", "replace", "leave out")
 
 
 class Loader:
@@ -22,11 +26,13 @@ class Loader:
 
     Attributes:
         waited: seconds that the user of the batches has waited for them so far.
+        bad: what is wrong with each image that was replaced or left out so far.
     """
 
-    def __init__(self, batches: EpochBatches, loader: DataLoader):
-        self._batches, self._loader = batches, loader
+    def __init__(self, batches: EpochBatches, loader: DataLoader, stops: bool):
+        self._batches, self._loader, self._stops = batches, loader, stops
         self.waited = 0.0
+        self.bad: dict[str, BadDataError] = {}
 
     def __len__(self) -> int:
         """Batches in a full epoch."""
@@ -34,10 +40,27 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[list[torch.Tensor], list[dict]]]:
         start = time.perf_counter()
-        for batch in self._loader:
+        for images, targets, errors in self._loader:
             self.waited += time.perf_counter() - start
-            yield batch
+            self._note(errors)
+            if images:
+                yield images, targets
             start = time.perf_counter()
+
+    def _note(self, errors: Sequence[BadDataError]) -> None:
+        for error in errors:
+            if self._stops:
+                raise error
+            if str(error) not in self.bad:
+                warnings.warn(f"goes on without an image: {error}", stacklevel=3)
+            self.bad[str(error)] = error
+        total = len(self._batches.groups)
+        if len(self.bad) > MOST_BAD * total:
+            raise BadDataError(
+                f"{len(self.bad)} of {total} images cannot be decoded, more than a tenth; the "
+                f"first: {next(iter(self.bad))}",
+                "mostly bad data",
+            )
 
     def set_epoch(self, epoch: int, skip_batches: int = 0) -> None:
         """Makes the next pass epoch `epoch`, without its first batches (to resume inside it)."""
@@ -57,6 +80,7 @@ def build_loader(
     shard: tuple[int, int] = (0, 1),
     sizes: Sequence[tuple[int, int]] | None = None,
     pin_memory: bool = False,
+    on_bad_image: str = "stop",
 ) -> Loader:
     """A loader over any data set that returns (image, target).
 
@@ -74,6 +98,10 @@ def build_loader(
             of their own, which need less padding; only an epoch's last batches may mix them. Still
             each image comes once an epoch, in as many batches.
         pin_memory: put batches into memory from which a GPU copies while it computes.
+        on_bad_image: what follows if an image cannot be decoded: "stop" raises its BadDataError,
+            which names the file; "replace" takes the next image that can be, whoever reads it, so
+            that equal seeds still give equal batches; "leave out" makes the batch smaller. Each is
+            told in a warning, once, and more than a tenth of the data set raises.
 
     Returns:
         A `Loader`, which yields (list of float32 [3,H,W], list of targets).
@@ -84,10 +112,12 @@ def build_loader(
         raise ValueError(f"workers must not be negative, got {workers}")
     if sizes is not None and len(sizes) != len(dataset):
         raise ValueError(f"sizes has {len(sizes)} entries for {len(dataset)} images")
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise ValueError(f"on_bad_image must be one of {ON_BAD_IMAGE}, got {on_bad_image!r}")
     upright = [0] * len(dataset) if sizes is None else [int(h > w) for h, w in sizes]
     batches = EpochBatches(upright, batch_size, shuffle, seed, drop_last, shard)
     loader = DataLoader(
-        _Transformed(dataset, transform, seed),
+        _Transformed(dataset, transform, seed, on_bad_image == "replace"),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
@@ -96,13 +126,16 @@ def build_loader(
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else each pass would advance the global one
     )
-    return Loader(batches, loader)
+    return Loader(batches, loader, on_bad_image == "stop")
 
 
-def collate(samples: Sequence[tuple[torch.Tensor, dict]]) -> tuple[list[torch.Tensor], list[dict]]:
-    """A list of pairs into a pair of lists: images differ in size and are not stacked."""
-    images, targets = zip(*samples, strict=True)
-    return list(images), list(targets)
+def collate(
+    samples: Sequence[tuple[torch.Tensor | None, dict | None, BadDataError | None]],
+) -> tuple[list[torch.Tensor], list[dict], list[BadDataError]]:
+    """Images, targets and errors as lists: images differ in size and are not stacked."""
+    images = [image for image, _, _ in samples if image is not None]
+    targets = [target for _, target, _ in samples if target is not None]
+    return images, targets, [error for _, _, error in samples if error is not None]
 
 
 class EpochBatches:
@@ -158,18 +191,31 @@ class EpochBatches:
 
 
 class _Transformed(Dataset):
-    """Looks up (epoch, index) and applies the transform with the generator of that pair."""
+    """Looks up (epoch, index) and applies the transform with the generator of that pair. Errors
+    of images travel with the sample: raised in a worker, they would lose their type and clarity."""
 
-    def __init__(self, dataset: Samples, transform: Transform | None, seed: int):
+    def __init__(self, dataset: Samples, transform: Transform | None, seed: int, replaces: bool):
         self.dataset, self.transform, self.seed = dataset, transform, seed
+        self.replaces = replaces
 
-    def __getitem__(self, epoch_and_index: tuple[int, int]) -> tuple[torch.Tensor, dict]:
+    def __getitem__(
+        self, epoch_and_index: tuple[int, int]
+    ) -> tuple[torch.Tensor | None, dict | None, BadDataError | None]:
         epoch, index = epoch_and_index
-        image, target = self.dataset[index]
-        if self.transform is not None:
+        image, target, error = self._read(index)
+        if image is not None and self.transform is not None:
             rng = np.random.default_rng([self.seed, epoch, index])
             image, target = self.transform(image, target, rng)
-        return image, target
+        return image, target, error
+
+    def _read(self, index: int) -> tuple[torch.Tensor | None, dict | None, BadDataError | None]:
+        first = None
+        for candidate in range(index, index + (len(self.dataset) if self.replaces else 1)):
+            try:
+                return *self.dataset[candidate % len(self.dataset)], first
+            except BadDataError as error:
+                first = first or error
+        return None, None, first
 
 
 def _start_worker(worker: int) -> None:

@@ -138,8 +138,8 @@ class WithProposals(AnnotatedImages):
     """
 
     def __init__(self, dataset: AnnotatedImages, proposals: ProposalSet):
-        super().__init__(dataset.samples, dataset.classes, dataset.skipped)
-        proposals.require_images(sample.image_id for sample in dataset.samples)
+        super().__init__(dataset.samples, dataset.classes, dataset.bad, dataset.exif)
+        proposals.require_images(dataset.samples.image_ids.tolist())
         self.proposals = proposals
 
     def target(self, index: int) -> dict:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from fastrpn.data.dataset import check_boxes, with_background
+from fastrpn.data.collect import fault_of_box, judge_boxes
+from fastrpn.data.dataset import with_background
 from fastrpn.errors import BadDataError
 from fastrpn.images import image_to_array, image_to_tensor
 
@@ -78,11 +79,20 @@ class FromTorchvision(torch.utils.data.Dataset):
         if unknown:
             raise BadDataError(f"{where}: unknown class {unknown.pop()!r}")
         return image, {
-            "boxes": torch.from_numpy(check_boxes(boxes, size, where)),
+            "boxes": torch.from_numpy(_sound(boxes, size, where)),
             "labels": torch.tensor([self.classes.index(n) for n in names], dtype=torch.int64),
             "ignore": torch.tensor(ignore, dtype=torch.bool),
             "image_id": image_id,
         }
+
+
+def _sound(boxes: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
+    """The boxes [G, 4] clipped to their image. Raises BadDataError at the first bad one."""
+    boxes, sizes = boxes.astype(np.float64), np.tile(size, (len(boxes), 1)).reshape(-1, 2)
+    faults, clipped, _ = judge_boxes(boxes, sizes, "drop")
+    for i in np.flatnonzero(faults):
+        raise fault_of_box(f"{where}: box {i + 1}", boxes[i], sizes[i], faults[i])
+    return clipped
 
 
 def _of_detection_model(target: dict, index: int) -> dict:

@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 
 from fastrpn.errors import BadDataError, BadDataPolicy
-from fastrpn.images import read_image
+from fastrpn.images import IMAGE_SUFFIXES, read_image
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 
 _THREADS = 4  # that decode images; decoding releases the GIL
@@ -45,7 +44,7 @@ def list_media(paths: Iterable[str | Path]) -> list[Path]:
     paths = list(paths)
     for path in map(Path, paths):
         if path.is_dir():
-            known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+            known = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
             files += sorted(file for file in path.iterdir() if file.suffix.lower() in known)
         elif path.is_file():
             files.append(path)
@@ -64,7 +63,7 @@ def read_media(files: Iterable[Path], policy: BadDataPolicy) -> Iterator[Frame]:
     """
     for frame in _read_ahead(_read, _images_and_frames(files)):
         if isinstance(frame, BadDataError):
-            policy.handle(frame)
+            policy.file(frame)
         else:
             yield frame
 
@@ -116,7 +115,7 @@ def _read(item: Path | Frame | BadDataError) -> Frame | BadDataError:
     if not isinstance(item, Path):
         return item
     try:
-        return Frame(item, read_image(item))
+        return Frame(item, read_image(item, exif=True))
     except BadDataError as error:
         return error
 
