@@ -15,7 +15,7 @@ import numpy as np
 
 from fastrpn.data.collect import LARGEST_SIDE, Box, Collector, ImageFolder, Object
 from fastrpn.data.dataset import AnnotatedImages
-from fastrpn.data.samples import Samples, building_much
+from fastrpn.data.samples import SampleTable, building_much
 from fastrpn.data.text_files import Anything, read_json
 from fastrpn.errors import BadDataError, BadDataPolicy
 
@@ -99,7 +99,7 @@ class COCODataset(AnnotatedImages):
 
     def _read(
         self, bad: BadDataPolicy, classes: Sequence[str] | None, over_edge: str, exif: bool
-    ) -> tuple[Samples, list[str]]:
+    ) -> tuple[SampleTable, list[str]]:
         annotation_file = self.annotation_file
         content = read_json(self.annotation_file, _File, "COCO annotations")
         name_of = self._categories(content.categories)

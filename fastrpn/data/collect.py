@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fastrpn.data.dataset import with_background
-from fastrpn.data.samples import Samples, Strings
+from fastrpn.data.samples import SampleTable, Strings
 from fastrpn.errors import BadDataError, BadDataPolicy
 from fastrpn.images import IMAGE_SUFFIXES, read_size
 
@@ -129,7 +129,7 @@ class Collector:
 
     def finish(
         self, classes: Sequence[str] | None = None, known: Sequence[str] | None = None
-    ) -> tuple[Samples, list[str]]:
+    ) -> tuple[SampleTable, list[str]]:
         """Checks everything and gives samples and class names, "__background__" first.
 
         Args:
@@ -170,7 +170,7 @@ class Collector:
         kept = sound & (labels > 0)
         counts = np.bincount(of_image[kept], minlength=len(readable))[readable]
         sizes = [size for size, good in zip(self._sizes, readable, strict=True) if good]
-        samples = Samples(
+        samples = SampleTable(
             Strings(path for path, good in zip(self._paths, readable, strict=True) if good),
             torch.tensor(self._ids, dtype=torch.int64)[torch.from_numpy(readable)],
             torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2),

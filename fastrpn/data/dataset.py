@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from rich.progress import track
 
-from fastrpn.data.samples import Sample, Samples
+from fastrpn.data.samples import Sample, SampleTable
 from fastrpn.errors import BadDataError, BadDataPolicy
 from fastrpn.images import image_to_tensor, read_image
 
@@ -28,7 +28,7 @@ def with_background(classes: Sequence[str]) -> list[str]:
 
 
 class AnnotatedImages(torch.utils.data.Dataset):
-    """Samples whose annotations were checked when the data set was opened.
+    """SampleTable whose annotations were checked when the data set was opened.
 
     `ds[i]` is (image float32 [3,H,W] RGB in 0..1, target) where target holds "boxes" float32 [G,4]
     (xyxy, pixels), "labels" int64 [G] (1..C-1), "ignore" bool [G] and "image_id".
@@ -56,7 +56,7 @@ class AnnotatedImages(torch.utils.data.Dataset):
         bad: BadDataPolicy | None = None,
         exif: bool = False,
     ) -> None:
-        self.samples = Samples.of(samples)
+        self.samples = SampleTable.of(samples)
         self.classes = list(classes)
         self.bad = bad or BadDataPolicy("drop")
         self.exif = exif

@@ -50,8 +50,8 @@ class Strings(Sequence[str]):
 
 
 @dataclass
-class Samples(Sequence[Sample]):
-    """Samples as tensors; an index gives one as a `Sample`, a slice gives `Samples`.
+class SampleTable(Sequence[Sample]):
+    """SampleTable as tensors; an index gives one as a `Sample`, a slice gives `SampleTable`.
 
     Attributes:
         paths: [I] where the images are.
@@ -72,9 +72,9 @@ class Samples(Sequence[Sample]):
     ignore: Tensor
 
     @classmethod
-    def of(cls, samples: Iterable[Sample]) -> Samples:
+    def of(cls, samples: Iterable[Sample]) -> SampleTable:
         """Flattens samples; tensors are made as they are if they are flat already."""
-        if isinstance(samples, Samples):
+        if isinstance(samples, SampleTable):
             return samples
         samples = list(samples)
         counts = [0, *(len(sample.boxes) for sample in samples)]
@@ -110,7 +110,7 @@ class Samples(Sequence[Sample]):
             self.ignore[objects].numpy(),
         )
 
-    def select(self, indices: Sequence[int]) -> Samples:
+    def select(self, indices: Sequence[int]) -> SampleTable:
         """Some of the samples, in that order."""
         chosen = torch.as_tensor(list(indices), dtype=torch.int64)
         counts = (self.ends[1:] - self.ends[:-1])[chosen]
@@ -118,7 +118,7 @@ class Samples(Sequence[Sample]):
         rows = torch.arange(int(ends[-1])) + (self.ends[chosen] - ends[:-1]).repeat_interleave(
             counts
         )
-        return Samples(
+        return SampleTable(
             Strings(self.paths[index] for index in chosen.tolist()),
             self.image_ids[chosen],
             self.sizes[chosen],
@@ -128,17 +128,17 @@ class Samples(Sequence[Sample]):
             self.ignore[rows],
         )
 
-    def relabelled(self, labels: Tensor) -> Samples:
+    def relabelled(self, labels: Tensor) -> SampleTable:
         """With `labels[old]` for each label."""
         return replace(self, labels=labels[self.labels])
 
 
-def join_samples(parts: Sequence[Samples], shifts: Sequence[int]) -> Samples:
-    """Samples one behind the other, the image ids of each part shifted."""
+def join_samples(parts: Sequence[SampleTable], shifts: Sequence[int]) -> SampleTable:
+    """SampleTable one behind the other, the image ids of each part shifted."""
     offsets = np.cumsum([0, *(len(part.boxes) for part in parts)])
     ends = [part.ends[1:] + int(offset) for part, offset in zip(parts, offsets, strict=False)]
     ids = [part.image_ids + shift for part, shift in zip(parts, shifts, strict=True)]
-    return Samples(
+    return SampleTable(
         Strings(path for part in parts for path in part.paths),
         torch.cat(ids),
         torch.cat([part.sizes for part in parts]),

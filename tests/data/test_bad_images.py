@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastrpn.data import BadDataError, build_loader, open_dataset
-from fastrpn.data.samples import Samples
+from fastrpn.data.samples import SampleTable
 from fastrpn.images import read_image, read_size, write_image
 
 
@@ -73,7 +73,7 @@ def test_samples_are_shared_with_spawned_workers_not_copied(folder):
     )
     assert list(loader) == [0, 3]
     again = pickle.loads(pickle.dumps(dataset.samples))
-    assert isinstance(again, Samples) and list(again.paths) == list(dataset.samples.paths)
+    assert isinstance(again, SampleTable) and list(again.paths) == list(dataset.samples.paths)
 
 
 def _ids(samples):
