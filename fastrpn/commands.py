@@ -22,7 +22,7 @@ from fastrpn.analysis import (
     report_receptive_field,
 )
 from fastrpn.analysis.plots import plot_anchor_design, plot_receptive_field
-from fastrpn.data import ProposalSet, WithProposals, open_dataset
+from fastrpn.data import ProposalSet, Reading, WithProposals
 from fastrpn.data.dataset import AnnotatedImages
 from fastrpn.demo import run_demo
 from fastrpn.drawing import draw_anchors
@@ -42,13 +42,17 @@ __all__ = ["CycloptsError", "NonFiniteLossError", "app", "run"]
 
 # Options that several commands have; the same words as in TrainConfig.
 Checkpoint = Annotated[Path, Parameter(help="of a training: last.pt or best.pt")]
-Data = Annotated[Path, Parameter(help="folder in VOC or COCO layout")]
+Data = Annotated[
+    Path,
+    Parameter(help="folder of annotated images, or a data.yaml, annotations.xml or .json of one"),
+]
 ImageSets = Annotated[
     tuple[str, ...], Parameter(help='image sets, in the data folder or as "folder:set"')
 ]
-BadData = Annotated[
-    Literal["stop", "skip"], Parameter(help="what to do at an unreadable file or a broken sample")
+Files = Annotated[
+    Literal["stop", "skip"], Parameter(help="what to do at a file that cannot be read")
 ]
+ReadingOptions = Annotated[Reading | None, Parameter(name="*", help="how data is read")]
 BatchSize = Annotated[int, Parameter(help="images in one pass through the network")]
 Workers = Annotated[int, Parameter(help="processes that read images; 0 reads in this one")]
 Device = Annotated[
@@ -129,7 +133,7 @@ def evaluate_command(
     workers: Workers = 0,
     device: Device = "auto",
     precision: Precision = "fp32",
-    on_bad_data: BadData = "stop",
+    reading: ReadingOptions = None,
     output: Path | None = None,
 ) -> None:
     """Evaluate a checkpoint on annotated images in PASCAL VOC or COCO layout.
@@ -141,7 +145,7 @@ def evaluate_command(
     with distributed.process_group(device):
         used = distributed.local_device(device)
         model, classes = load_model(checkpoint, used)
-        dataset = open_dataset(data, image_set, classes, on_bad_data)
+        dataset = (reading or Reading()).open(data, image_set, classes)
         if proposals:
             dataset = WithProposals(dataset, ProposalSet.load(proposals))
         with torch.autocast(used.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -166,7 +170,7 @@ def detect(
     device: Device = "auto",
     precision: Precision = "fp32",
     cuda_graph: bool = False,
-    on_bad_data: BadData = "stop",
+    on_bad_data: Files = "stop",
 ) -> None:
     """Find objects in images and videos: pictures, COCO results, a table.
 
@@ -208,7 +212,7 @@ def proposals(
     limit: int = 2000,
     workers: Workers = 0,
     device: Device = "auto",
-    on_bad_data: BadData = "stop",
+    reading: ReadingOptions = None,
     recall: bool = False,
 ) -> None:
     """Write the proposals of a data set to a file.
@@ -229,7 +233,7 @@ def proposals(
         model, classes = None, None
         if method == "rpn" and checkpoint is not None:
             model, classes = load_model(checkpoint, distributed.local_device(device))
-        dataset = open_dataset(data, image_set, classes, on_bad_data)
+        dataset = (reading or Reading()).open(data, image_set, classes)
         found, seconds = propose_dataset(dataset, method, model, limit=limit, workers=workers)
     if found is None:  # the main process has them
         return
@@ -255,7 +259,7 @@ def anchors(
     train_set: tuple[str, ...] = ("train",),
     val_set: tuple[str, ...] = (),
     number: int | None = None,
-    on_bad_data: BadData = "stop",
+    reading: ReadingOptions = None,
     image_size: tuple[int, int] = (600, 800),
     position: tuple[float, float] = (320, 320),
     sizes: tuple[float, ...] = (128, 256, 512),
@@ -281,10 +285,11 @@ def anchors(
         ratios: height / width.
     """
     if data is not None:
-        training = open_dataset(data, train_set, on_bad_data=on_bad_data)
+        reading = reading or Reading()
+        training = reading.open(data, train_set)
         held_out = None
         if val_set:
-            held_out = open_dataset(data, val_set, training.classes, on_bad_data)
+            held_out = reading.open(data, val_set, training.classes)
         _design_anchors(training, held_out, number, model or "vgg16", output)
     elif model is not None:
         _report_receptive_field(model, gradient, output)

@@ -60,14 +60,14 @@ class BadDataPolicy:
         """What was left out: files, then objects."""
         return self.files + self.objects
 
-    def object(self, error: BadDataError) -> None:
+    def bad_object(self, error: BadDataError) -> None:
         """Raises `error`, or leaves the object out."""
         if self.on_bad_data == "stop":
             raise error
         self.objects.append(error)
         self.skipped.append(str(error))
 
-    def file(self, error: BadDataError) -> None:
+    def bad_file(self, error: BadDataError) -> None:
         """Raises `error`, or leaves the file out."""
         if self.on_bad_data != "skip":
             raise error

@@ -6,7 +6,7 @@ from fastrpn.data.cvat import CVATDataset
 from fastrpn.data.image_folder import ImageFolderDataset
 from fastrpn.data.labelme import LabelmeDataset
 from fastrpn.data.loader import Loader, build_loader
-from fastrpn.data.open import concatenate, open_dataset, split_dataset
+from fastrpn.data.open import Reading, concatenate, open_dataset, split_dataset
 from fastrpn.data.part import LabelledImages, Part, Samples
 from fastrpn.data.proposals import ProposalSet, WithProposals
 from fastrpn.data.synthetic import (
@@ -38,6 +38,7 @@ __all__ = [
     "ProposalSet",
     "RandomHorizontalFlip",
     "RandomShortSide",
+    "Reading",
     "ResizeShortSide",
     "Samples",
     "VOCDataset",

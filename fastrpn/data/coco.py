@@ -93,7 +93,8 @@ class COCODataset(AnnotatedImages):
         self.image_folder = Path(image_folder)
         self.annotation_file = Path(annotation_file)
         bad = BadDataPolicy(on_bad_data)
-        with building_much():
+        size = self.annotation_file.stat().st_size if self.annotation_file.is_file() else 0
+        with building_much(size):
             samples, names = self._read(bad, classes, over_edge, exif)
         super().__init__(samples, names, bad, exif)
 
@@ -120,7 +121,7 @@ class COCODataset(AnnotatedImages):
             try:
                 path = folder.find(image.file_name, where)
             except BadDataError as error:
-                bad.file(error)
+                bad.bad_file(error)
                 continue
             image_id = key if numbered else number
             self.file_ids[image_id] = key
@@ -157,10 +158,10 @@ class COCODataset(AnnotatedImages):
             key = _key(entry)
             where = f"{self.annotation_file}: images[{number}]"
             if key is None:
-                bad.file(BadDataError(f"{where} has no id", "image without id"))
+                bad.bad_file(BadDataError(f"{where} has no id", "image without id"))
             elif times[key] > 1:
                 text = f"{where}, {entry.file_name}: {times[key]} images have the id {key!r}"
-                bad.file(BadDataError(text, "id that is not unique"))
+                bad.bad_file(BadDataError(text, "id that is not unique"))
             else:
                 images[key] = entry
         return images
@@ -187,7 +188,7 @@ class COCODataset(AnnotatedImages):
                     name = self._look_up(number, "category_id", entry.category_id, name_of)
                     of_image = self._look_up(number, "image_id", entry.image_id, objects)
                 except BadDataError as error:
-                    bad.object(error)
+                    bad.bad_object(error)
                     continue
             of_image.append((box, name, bool(entry.iscrowd), number))
         return objects

@@ -190,7 +190,7 @@ class Collector:
         readable = np.ones(len(self._sizes), bool)
         for i, size in enumerate(self._sizes):
             if isinstance(size, BadDataError):
-                self.bad.file(size)
+                self.bad.bad_file(size)
                 readable[i] = False
         return readable
 
@@ -209,7 +209,7 @@ class Collector:
         faults, clipped, over = judge_boxes(boxes, sizes, self.over_edge)
         for i in np.flatnonzero((faults > 0) & readable):
             where = self._name_of(i, of_image)
-            self.bad.object(fault_of_box(where, boxes[i], sizes[i], faults[i]))
+            self.bad.bad_object(fault_of_box(where, boxes[i], sizes[i], faults[i]))
         sound = (faults == 0) & readable
         self.bad.num_clipped += int((sound & over).sum())
         return sound, clipped
@@ -223,7 +223,7 @@ class Collector:
         names = set(known)
         is_known = np.array([name in names for name in self._names], bool)
         for i in np.flatnonzero(sound & ~is_known):
-            self.bad.object(
+            self.bad.bad_object(
                 BadDataError(
                     f"{self._name_of(i, of_image)}: unknown class {self._names[i]!r} "
                     f"(known: {', '.join(known)})",

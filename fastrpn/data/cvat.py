@@ -57,7 +57,7 @@ class CVATDataset(AnnotatedImages):
             try:
                 path = _find(folders, image.get("name"), where)
             except BadDataError as error:
-                bad.file(error)
+                bad.bad_file(error)
                 continue
             objects: list[Object] = []
             shapes = [element for element in image if element.tag in _SHAPES]
@@ -66,7 +66,7 @@ class CVATDataset(AnnotatedImages):
                     objects.append(_object(shape, row))
                 except (BadDataError, ValueError) as error:
                     text = f"{where}: {shape.tag} {row}: {error}"
-                    bad.object(BadDataError(text, getattr(error, "kind", "no number")))
+                    bad.bad_object(BadDataError(text, getattr(error, "kind", "no number")))
             collector.add(where, path, number, _size(image), objects)
         samples, names = collector.finish(classes, list(dict.fromkeys(known)) or None)
         super().__init__(samples, names, bad, exif)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 from rich.progress import track
@@ -114,10 +115,11 @@ class AnnotatedImages(torch.utils.data.Dataset):
                 if error is None:
                     whole.append(i)
                 else:
-                    self.bad.file(error)
+                    self.bad.bad_file(error)
         if len(whole) == len(self):
             return self
-        self.bad.report("images", len(self), len(self.samples.boxes))
+        where = Path(self.samples.paths[0]).parent
+        self.bad.report(f"images in {where}", len(self), len(self.samples.boxes))
         return self.subset(whole)
 
     def _error_of(self, index: int) -> BadDataError | None:

@@ -61,14 +61,14 @@ class LabelmeDataset(AnnotatedImages):
                 content = read_json(file, LabelmeFile, "annotation of labelme")
                 path = _image_path(folder, file, content.imagePath)
             except BadDataError as error:
-                bad.file(error)
+                bad.bad_file(error)
                 continue
             objects: list[Object] = []
             for row, shape in enumerate(content.shapes, start=1):
                 try:
                     box, name = _box_and_name(shape, f"{file}: shape {row}")
                 except BadDataError as error:
-                    bad.object(error)
+                    bad.bad_object(error)
                 else:
                     objects.append((box, name, False, row))
             collector.add(str(file), path, number, _size(content), objects)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -88,6 +89,37 @@ def open_dataset(
         dataset = _open_one(Path(folder or data), name, options)
         opened.append(dataset.checked() if check else dataset)
     return opened[0] if len(opened) == 1 else concatenate(opened)
+
+
+@dataclass(kw_only=True)
+class Reading:
+    """How data sets are opened; see :func:`open_dataset`.
+
+    Attributes:
+        on_bad_data: "stop" at the first fault, "drop" bad objects, or "skip" bad files, too.
+        over_edge: "clip" boxes that reach over the edge of their image, or "drop" them as bad.
+        exif: turn images as their EXIF orientation says.
+        check: decode every image at the start, instead of finding a broken one hours later.
+    """
+
+    on_bad_data: Literal["stop", "drop", "skip"] = "drop"
+    over_edge: Literal["clip", "drop"] = "clip"
+    exif: bool = False
+    check: bool = False
+
+    def open(
+        self, data: str | Path, sets: str | Sequence[str], classes: Sequence[str] | None = None
+    ) -> AnnotatedImages:
+        """Opens a data set so."""
+        return open_dataset(
+            data,
+            sets,
+            classes,
+            self.on_bad_data,
+            over_edge=self.over_edge,
+            exif=self.exif,
+            check=self.check,
+        )
 
 
 def concatenate(datasets: Sequence[AnnotatedImages]) -> AnnotatedImages:

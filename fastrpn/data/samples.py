@@ -150,9 +150,13 @@ def join_samples(parts: Sequence[SampleTable], shifts: Sequence[int]) -> SampleT
 
 
 @contextmanager
-def building_much() -> Iterator[None]:
-    """For code that makes millions of objects and drops them: Python does not search them for
-    cycles meanwhile, and in the end their memory goes back to the system, where libc can."""
+def building_much(size: int) -> Iterator[None]:
+    """For reading a file of `size` bytes into objects that are dropped in the end. If it is large,
+    Python does not search them for cycles meanwhile, and their memory goes back to the system,
+    where libc can."""
+    if size < _LARGE:
+        yield
+        return
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -164,3 +168,6 @@ def building_much() -> Iterator[None]:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+_LARGE = 2**24  # bytes

@@ -64,10 +64,10 @@ class VOCDataset(AnnotatedImages):
                 annotation = read_annotation(where)
                 path = self._image_path(image, annotation, str(where))
             except BadDataError as error:
-                bad.file(error)
+                bad.bad_file(error)
                 continue
             for error in annotation.bad:
-                bad.object(error)
+                bad.bad_object(error)
             objects = zip(
                 annotation.boxes.tolist(),
                 annotation.names,

@@ -63,14 +63,14 @@ class YOLODataset(AnnotatedImages):
                 size = read_size(image, exif)
                 lines = read_lines(label_file) if label_file.is_file() else []
             except BadDataError as error:
-                bad.file(error)
+                bad.bad_file(error)
                 continue
             objects: list[Object] = []
             for row, line in enumerate(lines, start=1):
                 try:
                     objects.append(_object(line, size, known, has_points, row))
                 except BadDataError as error:
-                    bad.object(BadDataError(f"{label_file}: line {row}: {error}", error.kind))
+                    bad.bad_object(BadDataError(f"{label_file}: line {row}: {error}", error.kind))
             collector.add(str(label_file), image, number, size, objects)
         samples, names = collector.finish(classes, known)
         super().__init__(samples, names, bad, exif)
@@ -87,7 +87,7 @@ class YOLODataset(AnnotatedImages):
                 "no such set",
             )
         files: list[Path] = []
-        for place in [places] if isinstance(places, str) else places:
+        for place in places if isinstance(places, list) else [places]:
             files += self._files_in(self._place(content, str(place)), bad)
         if not files:
             text = f"{self.yaml_file}: empty data set, no image in {image_set!r}"
@@ -95,16 +95,18 @@ class YOLODataset(AnnotatedImages):
         return files
 
     def _place(self, content: dict[str, Any], place: str) -> Path:
-        """Where a folder or list of the YAML is."""
-        home = self.yaml_file.parent
-        base = Path(str(content.get("path") or ""))
-        inside = place.removeprefix("../")
-        candidates = [home / base / place, base / place, home / place, home / base / inside]
-        found = next((path for path in [*candidates, home / inside] if path.exists()), None)
-        if found is None:
-            text = f"{self.yaml_file}: {candidates[0]}: no such folder or list of images"
-            raise BadDataError(text, "no such set")
-        return found
+        """Where a folder or list of the YAML is: below the YAML's folder, or below its `path`."""
+        home = self.yaml_file.parent.absolute()
+        roots = [home]
+        if content.get("path"):
+            roots = [home / str(content["path"]), Path(str(content["path"])).absolute(), home]
+        for root in roots:
+            for spelling in (place, place.removeprefix("../")):
+                path = Path(os.path.normpath(root / spelling))
+                if path.is_relative_to(os.path.normpath(root)) and path.exists():
+                    return path
+        text = f"{self.yaml_file}: {place}: no such folder or list of images in {roots[0]}"
+        raise BadDataError(text, "no such set")
 
     def _files_in(self, place: Path, bad: BadDataPolicy) -> list[Path]:
         if place.is_dir():
@@ -118,7 +120,7 @@ class YOLODataset(AnnotatedImages):
                 known = path.is_absolute() and path.is_file()
                 listed.append(path if known else Path(folder.find(line, str(place))))
             except BadDataError as error:
-                bad.file(error)
+                bad.bad_file(error)
         return listed
 
 

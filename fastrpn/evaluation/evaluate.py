@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -61,7 +62,8 @@ def detect_all(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Detections and targets of every image, in order, on the CPU; see `evaluate`.
 
-    Under torchrun every process gets all of them, each image once.
+    Under torchrun every process gets all of them, each image once. Images that cannot be decoded
+    are left out where the data set was opened so ("skip"); they shift the order of processes.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
@@ -71,6 +73,7 @@ def detect_all(
     module.eval()
     rank, size = distributed.rank(), distributed.size()
     share = Part(dataset, range(rank, len(dataset), size))
+    skips = getattr(getattr(dataset, "bad", None), "on_bad_data", "stop") == "skip"
     loader = build_loader(
         share,
         batch_size,
@@ -78,6 +81,7 @@ def detect_all(
         seed=0,
         workers=workers,
         pin_memory=device.type == "cuda",
+        on_bad_image="leave out" if skips else "stop",
     )
     found: list[tuple[dict[str, Any], dict[str, Any]]] = []
     try:
@@ -92,7 +96,8 @@ def detect_all(
     finally:
         module.train(was_training)
     shares = distributed.all_gather(found)
-    pairs = [shares[i % size][i // size] for i in range(len(dataset))]
+    turns = itertools.zip_longest(*shares)  # image i is the i // size-th of process i % size
+    pairs = [pair for turn in turns for pair in turn if pair is not None]
     return [detection for detection, _ in pairs], [target for _, target in pairs]
 
 

@@ -63,7 +63,7 @@ def read_media(files: Iterable[Path], policy: BadDataPolicy) -> Iterator[Frame]:
     """
     for frame in _read_ahead(_read, _images_and_frames(files)):
         if isinstance(frame, BadDataError):
-            policy.file(frame)
+            policy.bad_file(frame)
         else:
             yield frame
 

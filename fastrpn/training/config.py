@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from cyclopts import Parameter, Token
 
+from fastrpn.data import Reading
 from fastrpn.models.typed import checked
 from fastrpn.training.presets import training_preset
 
@@ -50,19 +51,25 @@ class _Given:
 
 
 @dataclass(kw_only=True)
-class TrainConfig(_Given):
+class TrainConfig(_Given, Reading):
     """One run of training; everything that decides its outcome.
 
     Types and ranges are checked; numbers may be strings, since YAML reads ``1e-3`` as one, and one
     value stands for a list of it. ``dataclasses.replace`` keeps what the preset has given.
 
     Attributes:
-        data: folder in VOC or COCO layout; required.
+        data: folder of annotated images, or a data.yaml, annotations.xml or .json; required.
         output: folder for checkpoints and history; required.
         train_set: image sets to train on, in ``data`` or as "folder:set"; several are joined.
         val_set: image sets to evaluate on, likewise; without any there is no evaluation.
-        classes: names of the classes; else they are taken from the data.
-        on_bad_data: "stop" at a broken sample, or "skip" it and count.
+        val_fraction: share of the training images to evaluate on, 0 to 1, where the data has no
+            validation set; goes before val_set.
+        classes: names of the classes to train on; else all that the data has.
+        on_bad_data: "stop" at the first fault; "drop" bad objects and stop at bad files; "skip" bad
+            files, too. What is left out is counted and listed in bad-data.txt.
+        over_edge: "clip" boxes that reach over the edge of their image, or "drop" them as bad.
+        exif: turn images as their EXIF orientation says; annotations count turned pixels then.
+        check: decode every image at the start, instead of finding a broken one hours later.
         model: name of a network, see ``fastrpn.models.faster_rcnn``.
         preset: rules of the model and numbers of its training, for what is not given: "paper",
             "py-faster-rcnn" or "torchvision".
@@ -116,8 +123,8 @@ class TrainConfig(_Given):
     output: str = ""
     train_set: tuple[str, ...] = ("train",)
     val_set: tuple[str, ...] | None = ("val",)
+    val_fraction: float | None = None
     classes: list[str] | None = None
-    on_bad_data: Literal["stop", "skip"] = "stop"
 
     model: str = "tiny"
     preset: str | None = None
@@ -180,6 +187,8 @@ class TrainConfig(_Given):
         require("clip_grad_norm", limit is None or limit > 0, "positive")
         inside = all(0 <= part <= 1 for part in self.lr_steps)
         require("lr_steps", inside, "fractions of the run, in 0..1")
+        share = self.val_fraction
+        require("val_fraction", share is None or 0 < share < 1, "between 0 and 1")
         require("flip", 0 <= self.flip <= 1, "a probability")
         require("color_jitter", len(self.color_jitter) <= 4, "at most four numbers")
         require("short_sides", all(side >= 1 for side in self.short_sides), "positive")

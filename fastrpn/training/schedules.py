@@ -22,8 +22,9 @@ from typing import Any
 from torch import Tensor
 
 from fastrpn import distributed
-from fastrpn.data import ProposalSet, WithProposals, open_dataset
+from fastrpn.data import ProposalSet, WithProposals, split_dataset
 from fastrpn.data.dataset import AnnotatedImages
+from fastrpn.errors import BadDataPolicy
 from fastrpn.files import UNFINISHED
 from fastrpn.inference.propose import propose_dataset
 from fastrpn.models.checkpoint import clear_folder, load_checkpoint, save_checkpoint
@@ -39,7 +40,8 @@ def train(config: TrainConfig) -> TrainResult:
     """Trains on annotated images.
 
     Writes into ``config.output``: ``config.yaml`` (settings, versions, commit), ``last.pt`` and
-    ``best.pt``, ``history.jsonl`` (a line a step), ``evaluations.jsonl`` and ``pictures/``.
+    ``best.pt``, ``history.jsonl`` (a line a step), ``evaluations.jsonl``, ``pictures/``, and
+    ``bad-data.txt`` if something of the data was left out.
 
     Equal configurations on equal data give equal weights, bit for bit on the CPU, whether or not
     the run was killed and resumed. Under torchrun the processes share the work.
@@ -50,16 +52,29 @@ def train(config: TrainConfig) -> TrainResult:
         NonFiniteLossError: a loss became infinite or NaN.
     """
     config.require_folders()
-    dataset = open_dataset(config.data, config.train_set, config.classes, config.on_bad_data)
+    dataset = config.open(config.data, config.train_set, config.classes)
     validation = None
-    if config.val_set is not None:
-        validation = open_dataset(config.data, config.val_set, dataset.classes, config.on_bad_data)
+    if config.val_fraction is not None:
+        dataset, validation = split_dataset(dataset, config.val_fraction, config.seed)
+    elif config.val_set is not None:
+        validation = config.open(config.data, config.val_set, dataset.classes)
     with distributed.process_group(config.device):
+        _report(config, dataset, validation)
         if config.proposals is not None:
             return _train_fast_rcnn(config, dataset, validation)
         if config.schedule == "alternating":
             return train_alternating(config, dataset, validation)
         return Trainer(config, dataset, validation).run()
+
+
+def _report(
+    config: TrainConfig, dataset: AnnotatedImages, validation: AnnotatedImages | None
+) -> None:
+    """Lists what was left out of the data, if anything was."""
+    parts = [part.bad for part in (dataset, validation) if part is not None]
+    bad = BadDataPolicy.together(list(dict.fromkeys(parts)))
+    if bad.faults and distributed.is_main():
+        bad.write(Path(config.output) / "bad-data.txt")
 
 
 def _train_fast_rcnn(
@@ -166,7 +181,7 @@ def _rehearse(
 
 
 def _first(dataset: AnnotatedImages, count: int) -> AnnotatedImages:
-    return AnnotatedImages(dataset.samples[:count], dataset.classes, [])
+    return dataset.subset(range(min(count, len(dataset))))
 
 
 def _train_and_propose(

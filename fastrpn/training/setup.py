@@ -73,6 +73,7 @@ def training_loader(
         sizes=getattr(dataset, "sizes", None) if config.group_by_shape else None,
         pin_memory=device.type == "cuda",
         shard=(distributed.rank(), processes),
+        on_bad_image="replace" if config.on_bad_data == "skip" else "stop",
     )
 
 
