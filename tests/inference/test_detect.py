@@ -84,7 +84,7 @@ def test_reading_runs_only_a_little_ahead(tmp_path, monkeypatch):
     from fastrpn.inference import media
 
     read = []
-    monkeypatch.setattr(media, "read_image", lambda path: read.append(path) or picture(0))
+    monkeypatch.setattr(media, "read_image", lambda path, exif: read.append(path) or picture(0))
     frames = read_media([tmp_path / f"{i}.png" for i in range(100)], BadDataPolicy("stop"))
     for _ in range(3):
         next(frames)
