@@ -43,8 +43,14 @@ Tensor box_iou_on_cuda(Tensor boxes1, Tensor boxes2) {
 }  // namespace
 }  // namespace fastrpn
 
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) { m.impl("box_iou", TORCH_BOX(&fastrpn::box_iou_on_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) {
+  m.impl("box_iou", TORCH_BOX(&fastrpn::box_iou_on_cpu));
+  m.impl("box_iou_values", TORCH_BOX(&fastrpn::box_iou_on_cpu));
+}
 
 #if defined(FASTRPN_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CUDA, m) { m.impl("box_iou", TORCH_BOX(&fastrpn::box_iou_on_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(fastrpn, CUDA, m) {
+  m.impl("box_iou", TORCH_BOX(&fastrpn::box_iou_on_cuda));
+  m.impl("box_iou_values", TORCH_BOX(&fastrpn::box_iou_on_cuda));
+}
 #endif

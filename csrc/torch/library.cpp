@@ -5,6 +5,8 @@ STABLE_TORCH_LIBRARY(fastrpn, m) {
   m.def("set_simd_level(str level) -> bool");
   m.def("accelerate_torchvision(bool on) -> ()");
   m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
+  // The same, for a caller that has seen that no derivative is wanted: below autograd at no cost.
+  m.def("box_iou_values(Tensor boxes1, Tensor boxes2) -> Tensor");
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   m.def("batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor");
   m.def(

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fastrpn.ops._checks import FLOAT_DTYPES, check_same_dtype
-from fastrpn.ops._derivatives import below_autograd, needs_derivative, register_autograd
+from fastrpn.ops._derivatives import needs_derivative, register_autograd
 from fastrpn.ops._misuse import explain
 from fastrpn.ops._modes import leaf, refuse_scripting
 from fastrpn.ops.boxes import box_convert, check_format
@@ -13,6 +13,7 @@ from fastrpn.ops.iou_variants import check_box_sets, pairwise_iou
 
 # The overload itself: finding it through torch.ops at each call would cost half a microsecond.
 _box_iou = torch.ops.fastrpn.box_iou.default
+_box_iou_values = torch.ops.fastrpn.box_iou_values.default  # has no autograd kernel to go through
 
 
 @refuse_scripting
@@ -43,8 +44,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
         try:
             if torch.compiler.is_compiling() or needs_derivative(boxes1, boxes2):
                 return _box_iou(boxes1, boxes2)
-            with below_autograd():
-                return _box_iou(boxes1, boxes2)
+            return _box_iou_values(boxes1, boxes2)
         except Exception as error:  # the operator refuses bad input; only then find the words
             explain(error, box_iou, boxes1, boxes2, fmt)
             check_box_sets(boxes1, boxes2)
@@ -93,6 +93,7 @@ register_autograd("box_iou", _formula)
 torch.library.register_vmap("fastrpn::box_iou", _batched)
 
 
+@torch.library.register_fake("fastrpn::box_iou_values")
 @torch.library.register_fake("fastrpn::box_iou")
 def _(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     check_box_sets(boxes1, boxes2)

@@ -26,6 +26,7 @@ def good_arguments() -> dict[str, list]:
     sizes = torch.tensor([[9, 9]])
     return {
         "box_iou": [boxes, boxes],
+        "box_iou_values": [boxes, boxes],
         "nms": [boxes, scores, 0.5],
         "batched_nms": [boxes, scores, labels, 0.5],
         "nms_padded": [boxes[None], scores[None], 0.5, 3, torch.tensor([5]), labels[None], 0.1],
