@@ -205,7 +205,15 @@ def _(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tens
 
 
 @torch.library.register_fake("fastrpn::nms_padded")
-def _(boxes, scores, iou_threshold, max_output, counts, groups, score_threshold):
+def _(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    max_output: int,
+    counts: Tensor | None,
+    groups: Tensor | None,
+    score_threshold: float | None,
+) -> tuple[Tensor, Tensor]:
     check_not_nan("iou_threshold", iou_threshold)
     check_not_nan("score_threshold", score_threshold)
     _check_padded(boxes, scores, max_output, counts, groups)

@@ -72,7 +72,14 @@ def soft_nms(
 
 
 @torch.library.register_fake("fastrpn::soft_nms")
-def _(boxes, scores, method, sigma, iou_threshold, score_threshold):
+def _(
+    boxes: Tensor,
+    scores: Tensor,
+    method: str,
+    sigma: float,
+    iou_threshold: float,
+    score_threshold: float,
+) -> tuple[Tensor, Tensor]:
     size = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty(size, dtype=torch.int64), scores.new_empty(size)
 
