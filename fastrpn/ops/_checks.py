@@ -90,6 +90,17 @@ def check_boxes(name: str, boxes: Tensor) -> None:
         raise ValueError(f"{name}: expected shape [N, 4], got {list(boxes.shape)}")
 
 
+def check_boxes_and_scores(boxes: Tensor, scores: Tensor) -> None:
+    """TypeError or ValueError unless they are float tensors [N, 4] and [N] of one dtype, on one
+    device."""
+    check_boxes("boxes", boxes)
+    check_float("scores", scores)
+    if scores.dim() != 1 or scores.shape[0] != boxes.shape[0]:
+        raise ValueError(f"scores: expected shape [{boxes.shape[0]}], got {list(scores.shape)}")
+    check_same_dtype("scores", scores, "boxes", boxes)
+    check_same_device("scores", scores, "boxes", boxes)
+
+
 def check_same_dtype(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """TypeError unless both tensors have one dtype."""
     if value.dtype != other.dtype:
