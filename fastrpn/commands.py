@@ -14,14 +14,8 @@ import torch
 from cyclopts import App, CycloptsError, Parameter
 
 from fastrpn import distributed
-from fastrpn.analysis import (
-    design_anchors,
-    markdown_table,
-    measured_fields,
-    proposal_recall,
-    report_receptive_field,
-)
-from fastrpn.analysis.plots import plot_anchor_design, plot_receptive_field
+from fastrpn.analysis import markdown_table, proposal_recall
+from fastrpn.analysis.report import print_anchor_design, print_receptive_field
 from fastrpn.data import ProposalSet, Reading, WithProposals
 from fastrpn.data.dataset import AnnotatedImages
 from fastrpn.demo import run_demo
@@ -290,54 +284,15 @@ def anchors(
         held_out = None
         if val_set:
             held_out = reading.open(data, val_set, training.classes)
-        _design_anchors(training, held_out, number, model or "vgg16", output)
+        print_anchor_design(training, held_out, number, model or "vgg16", output)
     elif model is not None:
-        _report_receptive_field(model, gradient, output)
+        print_receptive_field(model, gradient, output)
     else:
         around_origin = cell_anchors(sizes, ratios, stride=0, convention="paper")
         boxes = around_origin + torch.tensor(position).repeat(2)
         for x1, y1, x2, y2 in boxes.tolist():
             print(f"{x2 - x1:6.1f} x {y2 - y1:6.1f}   ({x1:.1f}, {y1:.1f}, {x2:.1f}, {y2:.1f})")
         print(f"wrote {write_image(output, draw_anchors(boxes, image_size, position))}")
-
-
-def _design_anchors(
-    training: AnnotatedImages,
-    held_out: AnnotatedImages | None,
-    number: int | None,
-    model: str,
-    output: Path,
-) -> None:
-    """Anchors by k-means, and recall against their number."""
-    design = design_anchors(training, number, model=model, validation=held_out)
-    print(markdown_table(design.rows))
-    own = len(design.default_shapes)
-    for threshold in design.thresholds:
-        needed = design.needed(threshold)
-        if needed is None:
-            told = f"none of these numbers reaches the recall of {model}'s {own}"
-        else:
-            saved = design.saved(threshold)
-            told = f"{needed} designed do the work of {model}'s {own}: {saved} anchors saved"
-        print(f"IoU {threshold:g}: {told}")
-    ((name, shapes),) = design.model_options.items()
-    levels = [[list(shape) for shape in level] for level in shapes]
-    print(f"train with: --model {model} --model-options '{name}={levels}'")
-    print(f"wrote {plot_anchor_design(design, output)}")
-
-
-def _report_receptive_field(model: str, gradient: bool, output: Path) -> None:
-    """What each position of a model sees, and the anchors that reach further."""
-    report = report_receptive_field(model)
-    summary = report.summary
-    if gradient:
-        for row, field in zip(summary, measured_fields(model), strict=True):
-            row["by gradient"] = f"{field.size[1]:g}×{field.size[0]:g}"
-    print(markdown_table(summary), end="\n\n")
-    print(markdown_table(report.rows))
-    uncovered = sum(not anchor.covered for anchor in report.anchors)
-    print(f"{uncovered} of {len(report.anchors)} anchors reach out of the receptive field")
-    print(f"wrote {plot_receptive_field(report, output)}")
 
 
 @app.command

@@ -130,7 +130,7 @@ def report_receptive_field(name: str, **options: Any) -> ReceptiveFieldReport:
 def receptive_field_of_model(model: FasterRCNN, name: str = "model") -> ReceptiveFieldReport:
     """The report of a model, its own backbone and anchors included."""
     with torch.device("cpu"):  # the model may be without data
-        anchors = AnchorGenerator.of(model.config, model.backbone.strides)
+        anchors = AnchorGenerator.of(model.config, model.rpn.strides)
     backbone = RPNMaps(model)
     fields = receptive_field(backbone, model.rpn.head.conv)
     return ReceptiveFieldReport(
@@ -148,7 +148,7 @@ def measured_fields(name: str, **options: Any) -> list[ReceptiveField]:
         model = faster_rcnn(name, 2, **options)
     backbone, head = RPNMaps(model).to_empty(device="cpu"), model.rpn.head.conv
     head.to_empty(device="cpu")  # the measurement fills in weights of its own
-    strides = model.config.of_rpn(model.backbone.strides)
+    strides = model.config.of_rpn(model.rpn.strides)
     return [
         # As many neighbours as a coarser map was upsampled to see it from different places.
         gradient_field(backbone, head, level=level, period=int(strides[-1] // stride))

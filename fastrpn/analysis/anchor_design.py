@@ -100,7 +100,7 @@ def design_anchors(
         with torch.device("meta"):
             model = faster_rcnn(model, 2)
     config = model.config
-    strides = tuple(config.of_rpn(model.backbone.strides))
+    strides = tuple(config.of_rpn(model.rpn.strides))
     levels = len(strides)
     if k is not None and (k < 1 or k % levels):
         raise ValueError(f"k must be a positive multiple of the {levels} feature levels, got {k}")
@@ -108,7 +108,7 @@ def design_anchors(
     test = train if validation is None else dataset_boxes(validation, config)
     sizes = train.boxes[:, 2:] - train.boxes[:, :2]
 
-    cells = AnchorGenerator.of(config, model.backbone.strides).cells
+    cells = AnchorGenerator.of(config, model.rpn.strides).cells
     own = extents(cells, config.anchor_convention)
     k = k or own.shape[0] * own.shape[1]
     numbers = tuple(range(levels, max(largest, k) + 1, levels))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ def dataset_boxes(dataset: Sized, config: ModelConfig | None = None) -> GroundTr
     return GroundTruthBoxes(torch.cat(boxes), torch.cat(sizes))
 
 
-def _size_and_target(dataset, index: int) -> tuple[tuple[int, int], dict[str, Tensor]]:
+def _size_and_target(dataset: Any, index: int) -> tuple[tuple[int, int], dict[str, Tensor]]:
     if hasattr(dataset, "samples") and hasattr(dataset, "target"):
         return dataset.samples[index].size, dataset.target(index)
     image, target = dataset[index]

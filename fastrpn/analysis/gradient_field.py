@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from fastrpn.analysis.receptive_field import FieldAxis, ReceptiveField
 from fastrpn.models.structures import list_of_maps
 
 __all__ = ["gradient_field"]
+
+Size = int | tuple[int, int]
 
 _LONGEST = 4096  # pixels; a network that sees further is not measured
 
@@ -102,14 +105,22 @@ def _monotonous(module: nn.Module) -> nn.Module:
 class _AverageInsteadOfMax(TorchFunctionMode):
     """Runs every max pooling as the average over the same windows."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func in (F.max_pool2d, torch.max_pool2d):
             return _average_pool(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
 def _average_pool(
-    image: Tensor, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, **_
+    image: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    **_: object,
 ) -> Tensor:
     if dilation not in (1, (1, 1)):
         raise ValueError(f"cannot measure through a max pooling of dilation {dilation}")

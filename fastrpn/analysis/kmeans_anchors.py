@@ -59,7 +59,7 @@ def _plus_plus(sizes: np.ndarray, k: int, generator: np.random.Generator) -> np.
 def _run(sizes: np.ndarray, centres: np.ndarray) -> tuple[float, np.ndarray]:
     """Iterates to a fixed point; the best mean IoU on the way and its centres."""
     best = (-1.0, centres)
-    nearest = None
+    nearest: np.ndarray | None = None
     for _ in range(_MAX_ITERATIONS):
         iou = shape_iou(sizes, centres)
         best = max(best, (float(iou.max(axis=1).mean()), centres), key=lambda run: run[0])

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
@@ -105,7 +106,7 @@ def plot_proposal_recall(results: Mapping[str, ProposalRecall], path: str | Path
     return _save(figure, path)
 
 
-def _draw_recalls(axes, design: AnchorDesign, which: int) -> None:
+def _draw_recalls(axes: Axes, design: AnchorDesign, which: int) -> None:
     threshold, default = design.thresholds[which], design.default[which]
     axes.plot(
         design.numbers, design.designed[which], "o-", color=_COLOURS[2], ms=4, label="designed"
@@ -133,14 +134,14 @@ def _draw_recalls(axes, design: AnchorDesign, which: int) -> None:
     axes.legend(frameon=False, loc="lower right")
 
 
-def _draw_field(axes, box: tuple[float, ...], alpha: float) -> None:
+def _draw_field(axes: Axes, box: tuple[float, ...], alpha: float) -> None:
     x1, y1, x2, y2 = box
     axes.add_patch(
         Rectangle((x1, y1), x2 - x1, y2 - y1, facecolor=_FIELD, alpha=alpha, edgecolor="none")
     )
 
 
-def _draw_anchor(axes, anchor: AnchorCoverage, colour: str) -> None:
+def _draw_anchor(axes: Axes, anchor: AnchorCoverage, colour: str) -> None:
     x1, y1, x2, y2 = anchor.box
     style = "-" if anchor.covered else (0, (4, 3))
     axes.add_patch(
@@ -165,7 +166,9 @@ def _size_colour(anchor: AnchorCoverage, anchors: list[AnchorCoverage]) -> str:
     return _COLOURS[next(i for i, group in enumerate(groups) if anchor in group) % len(_COLOURS)]
 
 
-def _field_legend(report, level: int, anchors: list[AnchorCoverage]) -> list[Patch]:
+def _field_legend(
+    report: ReceptiveFieldReport, level: int, anchors: list[AnchorCoverage]
+) -> list[Patch]:
     before, behind = report.summary[level]["backbone"], report.summary[level]["with the RPN's 3×3"]
     patches = [
         Patch(facecolor=_FIELD, alpha=0.52, label=f"seen by the backbone: {before}"),

@@ -10,10 +10,13 @@ Distill, 2019). So any module works, whatever its control flow; no list of layer
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -132,7 +135,13 @@ class _FollowFields(TorchDispatchMode):
             raise ValueError("a feature map does not depend on the image")
         return self._fields[feature]
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         inputs = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
@@ -146,7 +155,11 @@ class _FollowFields(TorchDispatchMode):
         return out
 
 
-def _keep(func, out, args, inputs) -> ReceptiveField:
+Inputs = list[tuple[Tensor, ReceptiveField]]  # an operator's tensors that depend on the image
+Ints = Sequence[int]  # one for both axes, or height's and width's
+
+
+def _keep(func: OpOverload, out: Any, args: Sequence[Any], inputs: Inputs) -> ReceptiveField:
     """Position by position: all maps have one height and width."""
     shapes = {tuple(t.shape[-2:]) for t, _ in inputs}
     shapes |= {tuple(t.shape[-2:]) for t in tree_leaves(out)[:1]}
@@ -158,24 +171,24 @@ def _keep(func, out, args, inputs) -> ReceptiveField:
     return field
 
 
-def _convolve(func, out, args, inputs) -> ReceptiveField:
+def _convolve(func: OpOverload, out: Any, args: Sequence[Any], inputs: Inputs) -> ReceptiveField:
     _, weight, _, stride, padding, dilation, transposed = args[:7]
     if transposed:
         raise ValueError(f"cannot follow {func} of a transposed convolution")
     return _slide(inputs[0][1], weight.shape[-2:], stride, padding, dilation)
 
 
-def _max_pool(func, out, args, inputs) -> ReceptiveField:
+def _max_pool(func: OpOverload, out: Any, args: Sequence[Any], inputs: Inputs) -> ReceptiveField:
     kernel, stride, padding, dilation = _options(args, ([], [0], [1]))
     return _slide(inputs[0][1], kernel, stride or kernel, padding, dilation)
 
 
-def _avg_pool(func, out, args, inputs) -> ReceptiveField:
+def _avg_pool(func: OpOverload, out: Any, args: Sequence[Any], inputs: Inputs) -> ReceptiveField:
     kernel, stride, padding = _options(args[:4], ([], [0]))
     return _slide(inputs[0][1], kernel, stride or kernel, padding, [1])
 
 
-def _upsample(func, out, args, inputs) -> ReceptiveField:
+def _upsample(func: OpOverload, out: Any, args: Sequence[Any], inputs: Inputs) -> ReceptiveField:
     tensor, field = inputs[0]
     factors = [
         large / small for large, small in zip(out.shape[-2:], tensor.shape[-2:], strict=True)
@@ -185,22 +198,24 @@ def _upsample(func, out, args, inputs) -> ReceptiveField:
     return ReceptiveField(field.y.repeat(int(factors[0])), field.x.repeat(int(factors[1])))
 
 
-def _slide(field, kernel, stride, padding, dilation) -> ReceptiveField:
+def _slide(
+    field: ReceptiveField, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints
+) -> ReceptiveField:
     y, x = zip(*(_pair(option) for option in (kernel, stride, padding, dilation)), strict=True)
     return ReceptiveField(field.y.window(*y), field.x.window(*x))
 
 
-def _options(args, defaults) -> list:
+def _options(args: Sequence[Any], defaults: Sequence[Ints]) -> list[Ints]:
     """An operator's arguments behind its input and kernel, trailing defaults filled in."""
     given = list(args[1:])
     return given[: len(defaults) + 1] + list(defaults[len(given) - 1 :])
 
 
-def _pair(option) -> tuple[int, int]:
+def _pair(option: Ints) -> tuple[int, int]:
     return (option[0], option[-1])
 
 
-def _shapes(inputs) -> str:
+def _shapes(inputs: Inputs) -> str:
     return ", ".join(str(tuple(tensor.shape)) for tensor, _ in inputs)
 
 

@@ -45,7 +45,9 @@ class ColorJitter:
             raise ValueError(f"hue must lie in [0, 0.5], got {hue}")
         self.amounts, self.hue = tuple(amounts.values()), hue
 
-    def __call__(self, image, target, rng):
+    def __call__(
+        self, image: torch.Tensor, target: dict, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict]:
         brightness, contrast, saturation = (rng.uniform(1 - x, 1 + x) for x in self.amounts)
         colours = color_matrix(saturation, rng.uniform(-self.hue, self.hue))
         planes = image.numpy()
@@ -64,7 +66,9 @@ class RandomShortSide:
     def __init__(self, short_sides: Sequence[int], long: int | None = None):
         self.resizes = [ResizeShortSide(short, long) for short in short_sides]
 
-    def __call__(self, image, target, rng):
+    def __call__(
+        self, image: torch.Tensor, target: dict, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict]:
         return self.resizes[rng.integers(len(self.resizes))](image, target, rng)
 
 

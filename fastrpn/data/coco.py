@@ -6,7 +6,7 @@ The format is that of cocodataset.org (Lin et al., "Microsoft COCO: Common Objec
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,7 +123,7 @@ class COCODataset(AnnotatedImages):
             except BadDataError as error:
                 bad.bad_file(error)
                 continue
-            image_id = key if numbered else number
+            image_id = key if numbered and isinstance(key, int) else number
             self.file_ids[image_id] = key
             collector.add(where, path, image_id, _size(image), objects.pop(key))
         known = list(dict.fromkeys(name_of.values()))
@@ -132,7 +132,7 @@ class COCODataset(AnnotatedImages):
         self.category_ids = [0, *(first_id.get(name) for name in names[1:])]
         return samples, names
 
-    def _categories(self, entries: Sequence[_Category | Anything]) -> dict[int | str, str]:
+    def _categories(self, entries: Sequence[Any]) -> dict[int | str, str]:
         """The name of each category id, in the order of the ids."""
         names: dict[int | str, str] = {}
         for number, entry in enumerate(entries):
@@ -148,12 +148,10 @@ class COCODataset(AnnotatedImages):
                 raise BadDataError(text, "id that is not unique")
         return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
-    def _images(
-        self, entries: Sequence[_Image | Anything], bad: BadDataPolicy
-    ) -> dict[int | str, _Image]:
+    def _images(self, entries: Sequence[Any], bad: BadDataPolicy) -> dict[int | str, _Image]:
         """The images that annotations can be assigned to, by id."""
         times = Counter(_key(entry) for entry in entries)
-        images = {}
+        images: dict[int | str, _Image] = {}
         for number, entry in enumerate(entries):
             key = _key(entry)
             where = f"{self.annotation_file}: images[{number}]"
@@ -168,7 +166,7 @@ class COCODataset(AnnotatedImages):
 
     def _objects(
         self,
-        entries: Sequence[_Annotation | Anything],
+        entries: Sequence[Any],
         name_of: dict[int | str, str],
         image_ids: Iterable[int | str],
         bad: BadDataPolicy,
@@ -193,7 +191,7 @@ class COCODataset(AnnotatedImages):
             of_image.append((box, name, bool(entry.iscrowd), number))
         return objects
 
-    def _box(self, number: int, entry: _Annotation | Anything, segmentation: Any) -> Box:
+    def _box(self, number: int, entry: Any, segmentation: Any) -> Box:
         """xyxy of an annotation that is unusual."""
         where = f"{self.annotation_file}: annotations[{number}]"
         if not isinstance(entry, _Annotation):
@@ -206,7 +204,7 @@ class COCODataset(AnnotatedImages):
         x, y, width, height = map(_as_float, bbox)
         return x, y, x + width, y + height
 
-    def _look_up(self, number: int, field: str, key: Any, table: dict[int | str, T]) -> T:
+    def _look_up(self, number: int, field: str, key: Any, table: Mapping[Any, T]) -> T:
         if isinstance(key, int | str | float) and key in table:
             return table[key]
         what, kind = {

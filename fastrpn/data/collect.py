@@ -41,7 +41,7 @@ def judge_boxes(
     """
     limit = sizes[:, [1, 0, 1, 0]].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        finite = np.isfinite(boxes.astype(np.float32)).all(1)
+        finite = np.all(np.isfinite(boxes.astype(np.float32)), axis=1)
         clipped = np.clip(boxes, 0, limit).astype(np.float32)
         over = np.abs(np.where(finite[:, None], boxes - clipped, 0)).max(1, initial=0) > 1
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
@@ -92,7 +92,7 @@ class Collector:
         self._paths: list[str] = []
         self._where: list[str] = []
         self._ids: list[int] = []
-        self._sizes: list[tuple[int, int] | None] = []
+        self._sizes: list[tuple[int, int] | BadDataError | None] = []
         self._counts: list[int] = []
         self._boxes = array("d")
         self._names: list[str] = []
@@ -188,9 +188,9 @@ class Collector:
             for i, size in zip(unknown, pool.map(self._size_or_error, unknown), strict=True):
                 self._sizes[i] = size
         readable = np.ones(len(self._sizes), bool)
-        for i, size in enumerate(self._sizes):
-            if isinstance(size, BadDataError):
-                self.bad.bad_file(size)
+        for i, found in enumerate(self._sizes):
+            if isinstance(found, BadDataError):
+                self.bad.bad_file(found)
                 readable[i] = False
         return readable
 
@@ -207,7 +207,7 @@ class Collector:
         sizes = np.array([s if isinstance(s, tuple) else (1, 1) for s in self._sizes], np.int64)
         sizes = sizes.reshape(-1, 2)[of_image]
         faults, clipped, over = judge_boxes(boxes, sizes, self.over_edge)
-        for i in np.flatnonzero((faults > 0) & readable):
+        for i in np.flatnonzero((faults > 0) & readable).tolist():
             where = self._name_of(i, of_image)
             self.bad.bad_object(fault_of_box(where, boxes[i], sizes[i], faults[i]))
         sound = (faults == 0) & readable
@@ -222,7 +222,7 @@ class Collector:
             return np.ones(len(self._names), bool)
         names = set(known)
         is_known = np.array([name in names for name in self._names], bool)
-        for i in np.flatnonzero(sound & ~is_known):
+        for i in np.flatnonzero(sound & ~is_known).tolist():
             self.bad.bad_object(
                 BadDataError(
                     f"{self._name_of(i, of_image)}: unknown class {self._names[i]!r} "
@@ -249,7 +249,7 @@ class ImageFolder:
         Raises:
             BadDataError: no text, a name that leads out of the folder, or no such file.
         """
-        if isinstance(name, str) and name in self.list(self.root):
+        if isinstance(name, str) and name in self.names_in(self.root):
             return os.path.join(self.root, name)
         if not isinstance(name, str) or not name.strip() or "\0" in name:
             raise BadDataError(f"{where}: the image's file name is {name!r}", "no file name")
@@ -260,7 +260,7 @@ class ImageFolder:
                     f"{where}: the image {name!r} is outside of {self.root}", "outside the folder"
                 )
             folder, file = os.path.split(path)
-            if file in self.list(folder):
+            if file in self.names_in(folder):
                 return path
         raise BadDataError(
             f"{where}: {os.path.join(self.root, name)}: cannot read the image (no such file)",
@@ -270,10 +270,10 @@ class ImageFolder:
     def find_stem(self, stem: str) -> str | None:
         """The path of the image called `stem` and a suffix, or None."""
         folder, stem = os.path.split(os.path.normpath(os.path.join(self.root, stem)))
-        found = [n for n in self._images(folder).get(stem, ()) if n in self.list(folder)]
+        found = [n for n in self._images(folder).get(stem, ()) if n in self.names_in(folder)]
         return os.path.join(folder, found[0]) if found else None
 
-    def list(self, folder: str) -> frozenset[str]:
+    def names_in(self, folder: str) -> frozenset[str]:
         if folder not in self._listed:
             try:
                 with os.scandir(folder) as entries:
@@ -285,7 +285,7 @@ class ImageFolder:
     def _images(self, folder: str) -> dict[str, list[str]]:
         if folder not in self._by_stem:
             stems: dict[str, list[str]] = {}
-            for name in self.list(folder):
+            for name in self.names_in(folder):
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() in IMAGE_SUFFIXES:
                     stems.setdefault(stem, []).append(name)

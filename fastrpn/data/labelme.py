@@ -80,7 +80,7 @@ def _image_path(folder: ImageFolder, file: Path, named: Any) -> str:
     """The image that the file names, or the one of its own name."""
     name = Path(named.replace("\\", "/")).name if isinstance(named, str) else ""
     beside = folder.find_stem(file.stem)
-    if name in folder.list(folder.root) or beside is None:
+    if name in folder.names_in(folder.root) or beside is None:
         return folder.find(name or f"{file.stem}.jpg", str(file))
     return beside
 

@@ -203,7 +203,7 @@ class _Transformed(Dataset):
     ) -> tuple[torch.Tensor | None, dict | None, BadDataError | None]:
         epoch, index = epoch_and_index
         image, target, error = self._read(index)
-        if image is not None and self.transform is not None:
+        if image is not None and target is not None and self.transform is not None:
             rng = np.random.default_rng([self.seed, epoch, index])
             image, target = self.transform(image, target, rng)
         return image, target, error

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ _DTYPES = {"image_ids": "<i8", "offsets": "<i8", "boxes": "<f4", "scores": "<f4"
 
 
 @dataclass(frozen=True)
-class ProposalSet(Mapping):
+class ProposalSet(Mapping[int, tuple[Tensor, Tensor]]):
     """Proposals of many images: `proposals[image_id]` is (boxes float32 [K,4], scores [K])."""
 
     method: str
@@ -40,8 +41,9 @@ class ProposalSet(Mapping):
     boxes: np.ndarray
     scores: np.ndarray
 
-    def __post_init__(self):
-        object.__setattr__(self, "_rows", {int(n): i for i, n in enumerate(self.image_ids)})
+    @cached_property
+    def _rows(self) -> dict[int, int]:
+        return {int(n): i for i, n in enumerate(self.image_ids)}
 
     @classmethod
     def collect(cls, method: str, images: Mapping[int, tuple[Tensor, Tensor]]) -> ProposalSet:
@@ -70,7 +72,7 @@ class ProposalSet(Mapping):
         part = slice(self.offsets[row], self.offsets[row + 1])
         return torch.from_numpy(self.boxes[part].copy()), torch.from_numpy(self.scores[part].copy())
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         return iter(self._rows)
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         end = int(self._ends[index])
         start = int(self._ends[index - 1]) if index % len(self) > 0 else 0
         return os.fsdecode(self._bytes[start:end].numpy().tobytes())
@@ -96,15 +97,22 @@ class SampleTable(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> SampleTable: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | SampleTable:
         if isinstance(index, slice):
             return self.select(range(*index.indices(len(self))))
         index = range(len(self))[index]
+        height, width = self.sizes[index].tolist()
         objects = slice(int(self.ends[index]), int(self.ends[index + 1]))
         return Sample(
             Path(self.paths[index]),
             int(self.image_ids[index]),
-            tuple(self.sizes[index].tolist()),
+            (height, width),
             self.boxes[objects].numpy(),
             self.labels[objects].numpy(),
             self.ignore[objects].numpy(),

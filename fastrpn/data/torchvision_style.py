@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,9 +45,9 @@ class FromTorchvision(torch.utils.data.Dataset):
         BadDataError: at access, boxes outside their image or without area, an unknown class.
     """
 
-    def __init__(self, dataset, classes: Sequence[str] | None = None):
+    def __init__(self, dataset: Any, classes: Sequence[str] | None = None):
         self.dataset = dataset
-        self._categories = {}
+        self._categories: dict[int, str] = {}
         if hasattr(dataset, "coco"):
             categories = sorted((c["id"], c["name"]) for c in dataset.coco.cats.values())
             self._categories = dict(categories)
@@ -65,8 +66,9 @@ class FromTorchvision(torch.utils.data.Dataset):
         image = _to_tensor(image)
         if isinstance(target, dict) and "boxes" in target:
             return image, _of_detection_model(target, index)
-        where, size = f"sample {index}", tuple(image.shape[-2:])
+        where, size = f"sample {index}", (image.shape[-2], image.shape[-1])
         image_id = index
+        names: Sequence[str | None]
         if isinstance(target, dict):
             boxes, names, ignore = _of_voc(target["annotation"])
         else:
@@ -75,12 +77,13 @@ class FromTorchvision(torch.utils.data.Dataset):
             names = [self._categories.get(a["category_id"]) for a in target]
             ignore = [bool(a.get("iscrowd", 0)) for a in target]
             image_id = int(getattr(self.dataset, "ids", range(len(self)))[index])
-        unknown = set(names) - set(self.classes[1:])
+        label_of: dict[str | None, int] = {n: i for i, n in enumerate(self.classes) if i > 0}
+        unknown = set(names) - set(label_of)
         if unknown:
             raise BadDataError(f"{where}: unknown class {unknown.pop()!r}")
         return image, {
             "boxes": torch.from_numpy(_sound(boxes, size, where)),
-            "labels": torch.tensor([self.classes.index(n) for n in names], dtype=torch.int64),
+            "labels": torch.tensor([label_of[n] for n in names], dtype=torch.int64),
             "ignore": torch.tensor(ignore, dtype=torch.bool),
             "image_id": image_id,
         }
@@ -114,7 +117,7 @@ def _of_voc(annotation: dict) -> tuple[np.ndarray, list[str], list[bool]]:
     return boxes, [o["name"] for o in objects], difficult
 
 
-def _to_tensor(image) -> torch.Tensor:
+def _to_tensor(image: Any) -> torch.Tensor:
     """float32 [3,H,W] in 0..1."""
     if isinstance(image, torch.Tensor):
         return image.float() if image.is_floating_point() else image.float() / 255

@@ -24,7 +24,9 @@ class Compose:
     def __init__(self, *transforms: Transform):
         self.transforms = transforms
 
-    def __call__(self, image, target, rng):
+    def __call__(
+        self, image: torch.Tensor, target: dict, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict]:
         for transform in self.transforms:
             image, target = transform(image, target, rng)
         return image, target
@@ -36,7 +38,9 @@ class RandomHorizontalFlip:
     def __init__(self, probability: float = 0.5):
         self.probability = probability
 
-    def __call__(self, image, target, rng):
+    def __call__(
+        self, image: torch.Tensor, target: dict, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict]:
         if rng.random() >= self.probability:
             return image, target
         mirrored = torch.from_numpy(image.numpy()[..., ::-1].copy())  # wakes no threads of torch
@@ -52,7 +56,9 @@ class ResizeShortSide:
     def __init__(self, short: int, long: int | None = None):
         self.short, self.long = short, long
 
-    def __call__(self, image, target, rng):
+    def __call__(
+        self, image: torch.Tensor, target: dict, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict]:
         height, width = image.shape[-2:]
         scale = self.short / min(height, width)
         if self.long is not None:

@@ -66,8 +66,8 @@ class VOCDataset(AnnotatedImages):
             except BadDataError as error:
                 bad.bad_file(error)
                 continue
-            for error in annotation.bad:
-                bad.bad_object(error)
+            for fault in annotation.bad:
+                bad.bad_object(fault)
             objects = zip(
                 annotation.boxes.tolist(),
                 annotation.names,
@@ -92,7 +92,7 @@ class VOCDataset(AnnotatedImages):
 
     def _read_image_set(self, image_set: str) -> list[str]:
         if not image_set:
-            listed = sorted(self._annotations.list(self._annotations.root))
+            listed = sorted(self._annotations.names_in(self._annotations.root))
             return [name[:-4] for name in listed if name.lower().endswith(".xml")]
         path = self.root / "ImageSets" / "Main" / f"{image_set}.txt"
         if not path.is_file():
@@ -108,7 +108,7 @@ class VOCDataset(AnnotatedImages):
         """The id in a line of an image set: names may hold spaces, and a class's sets of VOC put a
         -1, 0 or 1 behind them."""
         folder, name = self._annotations.root, f"{line}.xml"
-        flagged = None if name in self._annotations.list(folder) else _FLAGGED.match(line)
+        flagged = None if name in self._annotations.names_in(folder) else _FLAGGED.match(line)
         return flagged[1] if flagged else line
 
     def _declared_classes(self) -> list[str] | None:

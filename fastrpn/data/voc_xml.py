@@ -47,12 +47,12 @@ def read_annotation(path: Path) -> Annotation:
         names.append(name)
         difficult.append((element.findtext("difficult") or "0").strip() == "1")
         numbers.append(number)
-    sides = [_whole(root.findtext(f"size/{tag}")) for tag in ("height", "width")]
+    height, width = (_whole(root.findtext(f"size/{tag}")) for tag in ("height", "width"))
     return Annotation(
         boxes=np.array(boxes, np.float64).reshape(-1, 4),
         names=names,
         difficult=np.array(difficult, bool),
-        size=tuple(sides) if all(sides) else None,
+        size=(height, width) if height and width else None,
         filename=(root.findtext("filename") or "").strip(),
         numbers=tuple(numbers),
         bad=tuple(bad),
@@ -61,6 +61,8 @@ def read_annotation(path: Path) -> Annotation:
 
 def format_annotation(filename: str, annotation: Annotation) -> str:
     """The XML text of an annotation whose boxes have integer coordinates."""
+    if annotation.size is None:
+        raise ValueError(f"annotation of {filename} has no size")
     height, width = annotation.size
     lines = [
         "<annotation>",
@@ -86,10 +88,11 @@ def _box(element: Element, where: str) -> tuple[float, float, float, float]:
     """xyxy of an object's <bndbox>, or else around its <polygon>."""
     polygon = element.find("polygon")
     if element.find("bndbox") is None and polygon is not None:
-        points = {axis: [] for axis in "xy"}
+        points: dict[str, list[float]] = {axis: [] for axis in "xy"}
         for point in polygon.iter():
-            if point.tag[:1] in points and (point.text or "").strip():
-                points[point.tag[:1]].append(_number_of(point.text, point.tag, where))
+            text = point.text or ""
+            if point.tag[:1] in points and text.strip():
+                points[point.tag[:1]].append(_number_of(text, point.tag, where))
         xs, ys = points["x"], points["y"]
         if xs and ys:
             return min(xs), min(ys), max(xs), max(ys)

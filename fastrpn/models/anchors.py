@@ -26,6 +26,8 @@ class AnchorGenerator(nn.Module):
     Anchors are ordered by level, row, column, ratio, size, as in torchvision and py-faster-rcnn.
     """
 
+    cells: Tensor  # float32 [L, n, 4], the anchors of each level at row 0, column 0
+
     def __init__(
         self,
         sizes: Sequence[Sequence[float]],
@@ -42,14 +44,12 @@ class AnchorGenerator(nn.Module):
             raise ValueError(f"every level needs the same number of {name}, got {levels}")
         self.strides = tuple(strides)
         self.convention = convention
-        cells = [
-            cell_anchors(level, ratios, stride, convention)
-            if shapes is None
-            else shape_anchors(level, stride, convention)
-            for level, stride in zip(levels, strides, strict=True)
-        ]
+        if shapes is None:
+            cells = [cell_anchors(sizes[i], ratios, s, convention) for i, s in enumerate(strides)]
+        else:
+            cells = [shape_anchors(shapes[i], s, convention) for i, s in enumerate(strides)]
         self.per_position = len(cells[0])
-        self.register_buffer("cells", torch.stack(cells), persistent=False)  # [L, n, 4]
+        self.register_buffer("cells", torch.stack(cells), persistent=False)
         self._cache: dict[tuple, Tensor] = {}
 
     @classmethod

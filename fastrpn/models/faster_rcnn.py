@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +47,11 @@ class FasterRCNN(nn.Module):
         self.num_classes = num_classes
         self.transform = ImageTransform(config)
         self.backbone = backbone
-        channels = backbone.out_channels
+        channels = cast("int | Sequence[int]", backbone.out_channels)
         coarsest = channels if isinstance(channels, int) else channels[-1]
-        self.rpn = RegionProposalNetwork(coarsest, backbone.strides, config)
-        self.roi_head = RoIHead(box_head, num_classes, backbone.strides, config)
+        strides = cast("Sequence[int]", backbone.strides)
+        self.rpn = RegionProposalNetwork(coarsest, strides, config)
+        self.roi_head = RoIHead(box_head, num_classes, strides, config)
         self._config = config
         self.to(memory_format=torch.channels_last)
 
@@ -124,6 +126,8 @@ class FasterRCNN(nn.Module):
     ) -> tuple[ImageBatch, GroundTruth]:
         """Checked images and targets, see :meth:`forward`, as a batch and its ground truth."""
         check_images(images)
+        if targets is None:
+            raise ValueError("targets must be given in training mode, got None")
         check_targets(targets, images, self.num_classes)
         batch = self.transform(images, self.memory_format)
         return batch, self.transform.ground_truth(targets, images, batch)

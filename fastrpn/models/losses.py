@@ -42,6 +42,8 @@ def rpn_losses(
         two scalars, float32.
     """
     objectness, deltas = objectness.float(), deltas.float()
+    by_class: Tensor | float
+    by_box: Tensor | float
     if normalizers is None:
         by_class = by_box = samples.weights.sum().clamp(min=1)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ class RoIHead(nn.Module):
         self.pooler = RegionPooler(strides)
         self.config = config
         self.box_head = box_head
-        self.box_predictor = BoxPredictor(box_head.out_features, num_classes)
+        self.box_predictor = BoxPredictor(cast(int, box_head.out_features), num_classes)
         self.register_buffer("box_std", None, persistent=False)
 
     @property

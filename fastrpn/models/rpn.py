@@ -36,7 +36,7 @@ class RPNHead(nn.Module):
         self.bbox_pred = Conv2d(channels, num_anchors * 4, 1)
         for layer in (self.conv, self.cls_logits, self.bbox_pred):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.get_parameter("bias"))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Feature maps [B, C, H, W] of all levels -> objectness [B, A], deltas [B, A, 4]."""

@@ -18,6 +18,10 @@ __all__ = ["ImageTransform", "to_lists"]
 class ImageTransform(nn.Module):
     """Normalises, resizes and pads images; scales and pads their ground truth."""
 
+    mean: Tensor  # [3, 1, 1], as the deviation
+    std: Tensor
+    _config: ModelConfig
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.resizes_training_images = True  # False: the loader gives them their size

@@ -28,7 +28,7 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     if typing.get_origin(hint) is typing.Literal:
         wanted = " or ".join(map(repr, typing.get_args(hint)))
     else:
-        wanted = hint if isinstance(hint, types.UnionType | types.GenericAlias) else hint.__name__
+        wanted = hint.__name__ if type(hint) is type else str(hint)
     raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 

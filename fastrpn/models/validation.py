@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["check_images", "check_proposals", "check_targets"]
 
 
-def check_images(images: Sequence[Tensor]) -> None:
+def check_images(images: Sequence[Tensor] | Tensor) -> None:
     """Raises TypeError or ValueError unless images are floating [3, H, W] tensors."""
     if isinstance(images, Tensor) and images.dim() != 4:
         raise ValueError(f"images must be a list of [3, H, W], got shape {tuple(images.shape)}")
@@ -39,15 +39,13 @@ def check_proposals(proposals: Sequence[Tensor], images: Sequence[Tensor]) -> No
 
 
 def check_targets(
-    targets: Sequence[dict[str, Any]] | None, images: Sequence[Tensor], num_classes: int
+    targets: Sequence[dict[str, Any]], images: Sequence[Tensor], num_classes: int
 ) -> None:
     """Raises TypeError or ValueError unless there is a sound target for each image.
 
     Shapes and types are checked always, values on the CPU alone (elsewhere that would wait for
     the device): who trains on a GPU leaves the targets on the CPU, as `fastrpn.training` does.
     """
-    if targets is None:
-        raise ValueError("targets must be given in training mode, got None")
     if len(targets) != len(images):
         raise ValueError(f"targets has {len(targets)} entries for {len(images)} images")
     for i, target in enumerate(targets):

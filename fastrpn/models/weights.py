@@ -57,7 +57,7 @@ def load_torchvision(
     model.to(memory_format=torch.contiguous_format)
     for module in model.backbone.modules():
         if hasattr(module, "running_var"):
-            module.eps = norm_eps
+            module.eps = norm_eps  # type: ignore[assignment]  # whatever norm it is
 
 
 def load_imagenet(model: FasterRCNN, state_dict_or_path: Weights, adapt_input: bool = True) -> None:

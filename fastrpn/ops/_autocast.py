@@ -1,6 +1,7 @@
 """What the operators do inside `torch.autocast`: as torchvision's, they take two dtypes there."""
 
 import functools
+from typing import Any
 
 import torch
 from torch import _C, Tensor
@@ -18,7 +19,7 @@ def register_boxes_and_scores(name: str) -> None:
     """Has the operator compute in float32 inside autocast, if boxes and scores differ in dtype."""
     op = getattr(torch.ops.fastrpn, name).default
 
-    def kernel(key, boxes, scores, *args):
+    def kernel(key: _C.DispatchKey, boxes: Tensor, scores: Tensor, *args: object) -> Any:
         with _C._ExcludeDispatchKeyGuard(_C.DispatchKeySet(key)):
             if boxes.dtype != scores.dtype:
                 boxes, scores = widened(boxes), widened(scores)

@@ -31,7 +31,7 @@ def check_not_nan(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a number, got {value}")
 
 
-def check_float(name: str, value: object) -> None:
+def check_float(name: str, value: Tensor) -> None:
     """TypeError unless `value` is a float16, bfloat16, float32 or float64 tensor."""
     check_tensor(name, value)
     if value.dtype not in FLOAT_DTYPES:
@@ -47,21 +47,21 @@ def _way_out(value: Tensor) -> str:
     return "; dequantize it, or call torchvision's function, also under accelerate_torchvision()"
 
 
-def check_numbers(name: str, value: object) -> None:
+def check_numbers(name: str, value: Tensor) -> None:
     """TypeError unless `value` is a float tensor or one of integers (bool is none)."""
     check_tensor(name, value)
     if value.is_complex() or value.dtype == torch.bool or value.is_quantized:
         raise TypeError(f"{name}: expected numbers, got {value.dtype}{_way_out(value)}")
 
 
-def check_integers(name: str, value: object) -> None:
+def check_integers(name: str, value: Tensor) -> None:
     """TypeError unless `value` is a tensor of integers (bool is none)."""
     check_numbers(name, value)
     if value.is_floating_point():
         raise TypeError(f"{name}: expected integers, got {value.dtype}")
 
 
-def check_bool(name: str, value: object) -> None:
+def check_bool(name: str, value: Tensor) -> None:
     """TypeError unless `value` is a bool tensor."""
     check_tensor(name, value)
     if value.dtype != torch.bool:
@@ -83,11 +83,22 @@ def check_shape(name: str, value: Tensor, shape: tuple) -> None:
         raise ValueError(f"{name}: expected shape [{wanted}], got {list(value.shape)}")
 
 
-def check_boxes(name: str, boxes: object) -> None:
+def check_boxes(name: str, boxes: Tensor) -> None:
     """TypeError or ValueError unless `boxes` is a float tensor of shape [N, 4]."""
     check_float(name, boxes)
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{name}: expected shape [N, 4], got {list(boxes.shape)}")
+
+
+def check_boxes_and_scores(boxes: Tensor, scores: Tensor) -> None:
+    """TypeError or ValueError unless they are float tensors [N, 4] and [N] of one dtype, on one
+    device."""
+    check_boxes("boxes", boxes)
+    check_float("scores", scores)
+    if scores.dim() != 1 or scores.shape[0] != boxes.shape[0]:
+        raise ValueError(f"scores: expected shape [{boxes.shape[0]}], got {list(scores.shape)}")
+    check_same_dtype("scores", scores, "boxes", boxes)
+    check_same_device("scores", scores, "boxes", boxes)
 
 
 def check_same_dtype(name: str, value: Tensor, other_name: str, other: Tensor) -> None:

@@ -12,10 +12,11 @@ goes below it wherever there is nothing to record.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import _C, Tensor
-from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.utils._pytree import tree_leaves
@@ -35,7 +36,7 @@ def needs_derivative(*args: object) -> bool:
     )
 
 
-def call(op: Callable, *args: object):
+def call(op: Callable, *args: object) -> Any:
     """The operator of these arguments, past its autograd kernel where that has nothing to do."""
     if torch.compiler.is_compiling() or needs_derivative(*args):
         return op(*args)
@@ -48,14 +49,15 @@ class SingleLevel(_SingleLevelFunction):
     been taken apart into levels: it differentiates one of them."""
 
     @classmethod
-    def of(cls, *args: object):
+    def of(cls, *args: object) -> Any:
         """The function's value, recorded. `forward` gets `compute` before the arguments, which
         calls an operator at the levels below."""
         with enable_single_level_autograd_function():
-            return cls.apply(functools.partial(_compute, torch.is_grad_enabled()), *args)
+            compute = functools.partial(_compute, torch.is_grad_enabled())
+            return cls.apply(compute, *args)  # type: ignore[attr-defined]  # not in torch's stubs
 
 
-def _compute(grad_enabled: bool, op: Callable, *args: object):
+def _compute(grad_enabled: bool, op: Callable, *args: object) -> Any:
     # `forward` runs with both modes of differentiation off, but the levels below want theirs.
     with (
         torch.set_grad_enabled(grad_enabled),
@@ -70,7 +72,7 @@ def register_autograd(name: str, differentiable: Callable) -> None:
     derivative is needed."""
     op = getattr(torch.ops.fastrpn, name).default
 
-    def kernel(keyset, *args):
+    def kernel(keyset: _C.DispatchKeySet, *args: object) -> Any:
         # Not `needs_derivative`: that a transform is active says nothing of the level at hand.
         if _in_forward_mode(args) or (torch.is_grad_enabled() and _C._any_requires_grad(*args)):
             return differentiable(*args)
@@ -85,7 +87,7 @@ def _in_forward_mode(args: Sequence[object]) -> bool:
     `forward_ad`, which then knows nothing of them: look at the transform and at the tensors."""
     if forward_ad._current_level >= 0:
         return True
-    transform = _C._functorch.peek_interpreter_stack()
+    transform: Any = _C._functorch.peek_interpreter_stack()  # None outside, whatever its stub says
     if transform is not None:
         return transform.key() == _C._functorch.TransformType.Jvp
     return _C._len_torch_dispatch_stack() > 0 and any(map(_is_dual, tree_leaves(args)))
@@ -99,20 +101,20 @@ class _Constant(SingleLevel):
     """An operator without a derivative: asking for one raises."""
 
     @staticmethod
-    def forward(ctx, compute, op, *args):
+    def forward(ctx: Any, compute: Callable, op: Any, *args: object) -> Any:
         ctx.op = op
         return compute(op, *args)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor | None) -> NoReturn:
         _Constant._refuse(ctx)
 
     @staticmethod
-    def jvp(ctx, *tangents):
+    def jvp(ctx: Any, *tangents: Tensor | None) -> NoReturn:
         _Constant._refuse(ctx)
 
     @staticmethod
-    def _refuse(ctx):
+    def _refuse(ctx: Any) -> NoReturn:
         name = ctx.op._opname
         raise NotImplementedError(f"{name} has no gradient; detach its arguments")
 

@@ -101,7 +101,7 @@ def _wider(rois: Tensor, input: Tensor) -> bool:
     return rois.dtype == torch.float32 and input.dtype in HALF_DTYPES
 
 
-def _say_what_does_not_fit(rois: Tensor, input: object) -> None:
+def _say_what_does_not_fit(rois: Tensor, input: Tensor) -> None:
     check_float("input", input)
     check_shape("input", input, ("N", "C", "H", "W"))
     check_float("boxes", rois)

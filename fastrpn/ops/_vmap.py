@@ -2,9 +2,11 @@
 calls the operator for each element and stacks the results."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.autograd_function import VmapInfo
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
@@ -17,7 +19,7 @@ def register_loop(name: str, *, instead: str | None = None) -> None:
     """
     op = getattr(torch.ops.fastrpn, name).default
 
-    def rule(info, in_dims, *args):
+    def rule(info: VmapInfo, in_dims: tuple, *args: object) -> tuple[Any, Any]:
         dims, (leaves, spec) = tree_flatten(in_dims)[0], tree_flatten(args)
         results = [
             op(*tree_unflatten(_element(leaves, dims, index), spec))

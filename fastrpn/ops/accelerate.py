@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import _C, Tensor
 
 from fastrpn.ops._checks import FLOAT_DTYPES
 from fastrpn.ops._derivatives import needs_derivative
@@ -97,11 +97,11 @@ def _set(modules: tuple[ModuleType, ...], name: str, function: Callable) -> None
         setattr(module, name, function)
 
 
-def _is_eager(*tensors: object) -> bool:
+def _is_eager(*tensors: Tensor) -> bool:
     """Plain float tensors of one dtype and device, no derivative needed, nobody tracing."""
     first = tensors[0]
     return (
-        not (torch.jit.is_tracing() or torch.compiler.is_compiling())
+        not (_C._is_tracing() or torch.compiler.is_compiling())
         and all(
             type(tensor) is Tensor
             and tensor.dtype == first.dtype
@@ -155,5 +155,5 @@ def _fast_batched_nms(original: Callable) -> Callable:
 
 def _scripted_as(original: Callable, replacement: Callable) -> Callable:
     """The replacement, which torch.jit.script compiles as if it were the original."""
-    replacement.__prepare_scriptable__ = lambda: original
+    replacement.__dict__["__prepare_scriptable__"] = lambda: original
     return replacement

@@ -2,14 +2,15 @@
 
 import torch
 from torch import Tensor
+from torch._functorch.autograd_function import VmapInfo
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fastrpn.ops._checks import FLOAT_DTYPES, check_same_dtype
 from fastrpn.ops._derivatives import needs_derivative, register_autograd
 from fastrpn.ops._misuse import explain
 from fastrpn.ops._modes import leaf, refuse_scripting
+from fastrpn.ops._pairs import check_box_sets, pairwise_iou
 from fastrpn.ops.boxes import box_convert, check_format
-from fastrpn.ops.iou_variants import check_box_sets, pairwise_iou
 
 # The overload itself: finding it through torch.ops at each call would cost half a microsecond.
 _box_iou = torch.ops.fastrpn.box_iou.default
@@ -83,7 +84,9 @@ def _formula(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return pairwise_iou(boxes1, boxes2)
 
 
-def _batched(info, in_dims, boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, int]:
+def _batched(
+    info: VmapInfo, in_dims: tuple[int | None, int | None], boxes1: Tensor, boxes2: Tensor
+) -> tuple[Tensor, int]:
     sets = (boxes1, boxes2)
     first = [b if dim is None else b.movedim(dim, 0) for b, dim in zip(sets, in_dims, strict=True)]
     return _formula(*first), 0

@@ -89,16 +89,16 @@ def generate_proposals(
 
 @torch.library.register_fake("fastrpn::generate_proposals")
 def _(
-    objectness,
-    deltas,
-    anchors,
-    image_sizes,
-    pre_nms_top_n,
-    post_nms_top_n,
-    nms_threshold,
-    min_size,
-    anchors_per_level,
-):
+    objectness: Tensor,
+    deltas: Tensor,
+    anchors: Tensor,
+    image_sizes: Tensor,
+    pre_nms_top_n: int,
+    post_nms_top_n: int,
+    nms_threshold: float,
+    min_size: float,
+    anchors_per_level: list[int],
+) -> tuple[Tensor, Tensor, Tensor]:
     batch, dtype = objectness.shape[0], torch.promote_types(objectness.dtype, torch.float32)
     return (
         objectness.new_empty((batch, post_nms_top_n, 4), dtype=dtype),

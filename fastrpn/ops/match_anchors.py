@@ -71,7 +71,15 @@ def match_anchors(
 
 
 @torch.library.register_fake("fastrpn::match_anchors")
-def _(anchors, gt_boxes, gt_counts, high, low, allow_low_quality, valid):
+def _(
+    anchors: Tensor,
+    gt_boxes: Tensor,
+    gt_counts: Tensor,
+    high: float,
+    low: float,
+    allow_low_quality: bool,
+    valid: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     shape = (gt_boxes.shape[0], anchors.shape[-2])
     max_iou_dtype = torch.promote_types(anchors.dtype, torch.float32)
     return (

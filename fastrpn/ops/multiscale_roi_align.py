@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from fastrpn.ops import _rois
 from fastrpn.ops._checks import check_not_nan, check_same_device
 from fastrpn.ops._derivatives import call
-from fastrpn.ops._modes import leaf
+from fastrpn.ops._modes import leaf, refuse
 from fastrpn.ops.boxes import box_area
 
 _roi_align = torch.ops.fastrpn.roi_align.default
@@ -192,8 +193,8 @@ class MultiScaleRoIAlign(nn.Module):
             x, boxes, image_shapes, self.featmap_names, *parameters, *canonical
         )
 
-    def __prepare_scriptable__(self):
-        return multiscale_roi_align.__prepare_scriptable__()
+    def __prepare_scriptable__(self) -> NoReturn:
+        refuse("multiscale_roi_align")
 
     def extra_repr(self) -> str:
         return (
@@ -216,7 +217,7 @@ def _pool_from_levels(
     maps = [level for name, level in x.items() if name in names]
     if not maps:
         raise ValueError(f"x: expected maps named {names}, got {list(x)}")
-    scales = infer_scales([level.shape[2:] for level in maps], image_shapes)
+    scales = infer_scales([(level.shape[2], level.shape[3]) for level in maps], image_shapes)
     rois = boxes if isinstance(boxes, Tensor) else _rois.boxes_to_rois(boxes)
     levels = None
     if len(maps) > 1:

@@ -6,7 +6,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fastrpn.ops._autocast import register_boxes_and_scores
 from fastrpn.ops._checks import (
-    check_boxes,
+    check_boxes_and_scores,
     check_float,
     check_integers,
     check_not_nan,
@@ -145,12 +145,7 @@ def nms_padded(
 
 def _check(boxes: Tensor, scores: Tensor, iou_threshold: float) -> None:
     check_number("iou_threshold", iou_threshold)
-    check_boxes("boxes", boxes)
-    check_float("scores", scores)
-    if scores.dim() != 1 or scores.shape[0] != boxes.shape[0]:
-        raise ValueError(f"scores: expected shape [{boxes.shape[0]}], got {list(scores.shape)}")
-    check_same_dtype("scores", scores, "boxes", boxes)
-    check_same_device("scores", scores, "boxes", boxes)
+    check_boxes_and_scores(boxes, scores)
 
 
 def _check_padded(
@@ -205,7 +200,15 @@ def _(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tens
 
 
 @torch.library.register_fake("fastrpn::nms_padded")
-def _(boxes, scores, iou_threshold, max_output, counts, groups, score_threshold):
+def _(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    max_output: int,
+    counts: Tensor | None,
+    groups: Tensor | None,
+    score_threshold: float | None,
+) -> tuple[Tensor, Tensor]:
     check_not_nan("iou_threshold", iou_threshold)
     check_not_nan("score_threshold", score_threshold)
     _check_padded(boxes, scores, max_output, counts, groups)

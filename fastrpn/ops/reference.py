@@ -156,11 +156,11 @@ def generate_proposals(
     first_anchors = [sum(sizes[:level]) for level in range(len(sizes))]
     for b in range(batch):
         rows, levels = [], []
-        for level, (first, size) in enumerate(zip(first_anchors, sizes, strict=True)):
+        for index, (first, size) in enumerate(zip(first_anchors, sizes, strict=True)):
             logits = objectness[b, first : first + size]
             best = torch.sort(logits, descending=True, stable=True).indices[:pre_nms_top_n]
             rows.append(first + best)
-            levels.append(torch.full_like(best, level))
+            levels.append(torch.full_like(best, index))
         row, level = torch.cat(rows), torch.cat(levels)
         score = objectness[b, row].to(dtype).sigmoid()
         box = decode_boxes(deltas[b, row].to(dtype), anchors[row].to(dtype))

@@ -1,13 +1,14 @@
 """RoIAlign (He et al., Mask R-CNN, section 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from fastrpn.ops import _rois
 from fastrpn.ops._derivatives import SingleLevel, call, register_autograd
-from fastrpn.ops._modes import leaf
+from fastrpn.ops._modes import leaf, refuse
 from fastrpn.ops._vmap import register_loop
 
 _roi_align = torch.ops.fastrpn.roi_align.default
@@ -83,8 +84,8 @@ class RoIAlign(nn.Module):
             input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned
         )
 
-    def __prepare_scriptable__(self):
-        return roi_align.__prepare_scriptable__()
+    def __prepare_scriptable__(self) -> NoReturn:
+        refuse("roi_align")
 
     def extra_repr(self) -> str:
         return (
@@ -132,7 +133,14 @@ class _Differentiable(SingleLevel):
     """Linear in the features for fixed RoIs: the tangent is the tangents' own RoIAlign."""
 
     @staticmethod
-    def forward(ctx, compute, rois, roi_levels, parameters, *features):
+    def forward(
+        ctx: Any,
+        compute: Callable,
+        rois: Tensor,
+        roi_levels: Tensor | None,
+        parameters: tuple,
+        *features: Tensor,
+    ) -> Tensor:
         ctx.parameters, ctx.shapes = parameters, [level.shape for level in features]
         ctx.channels_last = _rois.is_channels_last(features[0])
         ctx.save_for_backward(rois, roi_levels)
@@ -140,7 +148,7 @@ class _Differentiable(SingleLevel):
         return compute(_roi_align, list(features), rois, roi_levels, *parameters)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scales, _, _, sampling_ratio, aligned = ctx.parameters
         batch = ctx.shapes[0][0]
         heights, widths = ([shape[dim] for shape in ctx.shapes] for dim in (2, 3))
@@ -151,7 +159,9 @@ class _Differentiable(SingleLevel):
         return None, None, None, None, *grads
 
     @staticmethod
-    def jvp(ctx, _compute, _rois, _roi_levels, _parameters, *tangents):
+    def jvp(
+        ctx: Any, _compute: None, _rois: None, _levels: None, _parameters: None, *tangents: Tensor
+    ) -> Tensor:
         return _roi_align(list(tangents), *ctx.saved_tensors, *ctx.parameters)
 
 
@@ -159,17 +169,24 @@ class _DifferentiableBackward(SingleLevel):
     """Linear in the gradient, too; not differentiable a second time in reverse mode."""
 
     @staticmethod
-    def forward(ctx, compute, grad, rois, roi_levels, *parameters):
+    def forward(
+        ctx: Any,
+        compute: Callable,
+        grad: Tensor,
+        rois: Tensor,
+        roi_levels: Tensor | None,
+        *parameters: Any,
+    ) -> tuple[Tensor, ...]:
         ctx.parameters = parameters
         ctx.save_for_forward(rois, roi_levels)
         return tuple(compute(_roi_align_backward, grad, rois, roi_levels, *parameters))
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
         raise RuntimeError("roi_align: differentiable once; its backward has no derivative")
 
     @staticmethod
-    def jvp(ctx, _compute, tangent, *_):
+    def jvp(ctx: Any, _compute: None, tangent: Tensor, *_: None) -> tuple[Tensor, ...]:
         return tuple(_roi_align_backward(tangent, *ctx.saved_tensors, *ctx.parameters))
 
 

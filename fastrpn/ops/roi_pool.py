@@ -1,13 +1,14 @@
 """RoI max pooling (Girshick, Fast R-CNN, section 2.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from fastrpn.ops import _rois
 from fastrpn.ops._derivatives import SingleLevel, call, register_autograd
-from fastrpn.ops._modes import leaf
+from fastrpn.ops._modes import leaf, refuse
 from fastrpn.ops._vmap import register_loop
 
 _roi_pool = torch.ops.fastrpn.roi_pool.default
@@ -66,8 +67,8 @@ class RoIPool(nn.Module):
         """See `roi_pool`."""
         return roi_pool(input, rois, self.output_size, self.spatial_scale)
 
-    def __prepare_scriptable__(self):
-        return roi_pool.__prepare_scriptable__()
+    def __prepare_scriptable__(self) -> NoReturn:
+        refuse("roi_pool")
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
@@ -110,7 +111,9 @@ class _Differentiable(SingleLevel):
     """Output and argmax; the winners stay the winners, so gradient and tangent follow them."""
 
     @staticmethod
-    def forward(ctx, compute, input, rois, *parameters):
+    def forward(
+        ctx: Any, compute: Callable, input: Tensor, rois: Tensor, *parameters: Any
+    ) -> tuple[Tensor, Tensor]:
         output, argmax = compute(_roi_pool_argmax, input, rois, *parameters)
         ctx.spatial_scale, ctx.input_shape = parameters[0], input.shape
         ctx.save_for_backward(rois, argmax)
@@ -120,14 +123,14 @@ class _Differentiable(SingleLevel):
         return output, argmax
 
     @staticmethod
-    def backward(ctx, grad, _grad_argmax):
+    def backward(ctx: Any, grad: Tensor | None, _grad_argmax: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 6
         grad = _roi_pool_backward(grad, *ctx.saved_tensors, ctx.spatial_scale, *ctx.input_shape)
         return None, grad, None, None, None, None
 
     @staticmethod
-    def jvp(ctx, _compute, tangent, *_):
+    def jvp(ctx: Any, _compute: None, tangent: Tensor | None, *_: None) -> tuple[Tensor, None]:
         rois, argmax = ctx.saved_tensors
         if tangent is None:
             return argmax.new_zeros(argmax.shape, dtype=rois.dtype), None
@@ -148,17 +151,19 @@ class _DifferentiableBackward(SingleLevel):
     """Linear in the gradient; not differentiable a second time in reverse mode."""
 
     @staticmethod
-    def forward(ctx, compute, grad, rois, argmax, *parameters):
+    def forward(
+        ctx: Any, compute: Callable, grad: Tensor, rois: Tensor, argmax: Tensor, *parameters: Any
+    ) -> Tensor:
         ctx.parameters = parameters
         ctx.save_for_forward(rois, argmax)
         return compute(_roi_pool_backward, grad, rois, argmax, *parameters)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> NoReturn:
         raise RuntimeError("roi_pool: differentiable once; its backward has no derivative")
 
     @staticmethod
-    def jvp(ctx, _compute, tangent, *_):
+    def jvp(ctx: Any, _compute: None, tangent: Tensor, *_: None) -> Tensor:
         return _roi_pool_backward(tangent, *ctx.saved_tensors, *ctx.parameters)
 
 

@@ -3,13 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastrpn.ops._checks import (
-    check_boxes,
-    check_float,
-    check_not_nan,
-    check_same_device,
-    check_same_dtype,
-)
+from fastrpn.ops._checks import check_boxes_and_scores, check_not_nan
 from fastrpn.ops._derivatives import call, register_no_derivative
 from fastrpn.ops._modes import leaf
 from fastrpn.ops._vmap import register_loop
@@ -53,12 +47,7 @@ def soft_nms(
         ValueError: wrong shape, two devices, an unknown method, `sigma` not positive, a NaN
             threshold, or a negative `score_threshold`.
     """
-    check_boxes("boxes", boxes)
-    check_float("scores", scores)
-    if scores.dim() != 1 or scores.shape[0] != boxes.shape[0]:
-        raise ValueError(f"scores: expected shape [{boxes.shape[0]}], got {list(scores.shape)}")
-    check_same_dtype("scores", scores, "boxes", boxes)
-    check_same_device("scores", scores, "boxes", boxes)
+    check_boxes_and_scores(boxes, scores)
     if method not in ("linear", "gaussian"):
         raise ValueError(f"method: expected 'linear' or 'gaussian', got {method!r}")
     if not sigma > 0:
@@ -72,7 +61,14 @@ def soft_nms(
 
 
 @torch.library.register_fake("fastrpn::soft_nms")
-def _(boxes, scores, method, sigma, iou_threshold, score_threshold):
+def _(
+    boxes: Tensor,
+    scores: Tensor,
+    method: str,
+    sigma: float,
+    iou_threshold: float,
+    score_threshold: float,
+) -> tuple[Tensor, Tensor]:
     size = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty(size, dtype=torch.int64), scores.new_empty(size)
 

@@ -82,11 +82,10 @@ def test_box_errors_in_the_units_of_their_class():
 
 
 def test_nothing_sampled_gives_zero_and_no_nan():
-    objectness, deltas, targets, positive, weights = rpn_case()
-    nothing = torch.zeros_like(weights)
-    for loss in rpn_losses(
-        objectness, deltas, targets, torch.zeros_like(positive), nothing, beta=1.0
-    ):
+    objectness, deltas, targets, samples = rpn_case()
+    nothing = torch.zeros_like(samples.weights)
+    empty = samples._replace(positive=torch.zeros_like(samples.positive), weights=nothing)
+    for loss in rpn_losses(objectness, deltas, targets, empty, beta=1.0):
         assert loss.item() == 0.0
     for loss in box_head_losses(
         torch.zeros(2, 3, 5),

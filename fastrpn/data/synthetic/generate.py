@@ -185,7 +185,7 @@ def _random_object(rng: np.random.Generator, image_size: tuple[int, int]) -> _Ob
     mask = np.zeros(image_size, np.uint8)
     outlines = [np.round(((c - low) * scale + corner) * 16).astype(np.int32) for c in contours]
     cv2.fillPoly(mask, outlines, 255, cv2.LINE_AA, shift=4)
-    x, y, width, height = cv2.boundingRect(cv2.compare(mask, 127, cv2.CMP_GT))
+    x, y, width, height = cv2.boundingRect(cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1])
     return _Object(name, mask, (x, y, x + width, y + height), area=cv2.countNonZero(mask))
 
 

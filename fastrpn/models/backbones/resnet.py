@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,11 @@ Norm = Callable[[int], nn.Module]
 class FrozenBatchNorm2d(nn.Module):
     """Batch normalisation by fixed statistics; the buffers have the names of nn.BatchNorm2d's."""
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
@@ -31,7 +37,7 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         state_dict.pop(prefix + "num_batches_tracked", None)  # of an nn.BatchNorm2d
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -48,8 +54,9 @@ def conv_norm(x: Tensor, conv: Conv2d, norm: nn.Module) -> Tensor:
     """
     if not isinstance(norm, FrozenBatchNorm2d) and (norm.training or x.is_contiguous()):
         return norm(conv(x))
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - norm.running_mean * scale
+    fixed = cast(FrozenBatchNorm2d, norm)  # or a batch norm in evaluation, which has the same names
+    scale = fixed.weight * (fixed.running_var + fixed.eps).rsqrt()
+    shift = fixed.bias - fixed.running_mean * scale
     weight = conv.weight * scale[:, None, None, None]
     return conv._conv_forward(x, weight, shift)
 
@@ -77,6 +84,9 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else conv_norm(x, *self.downsample)
         return F.relu_(self.residual(x).add_(shortcut))
+
+    def residual(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 class BasicBlock(_Block):

@@ -32,7 +32,7 @@ class VGG16(nn.Module):
             for _ in range(depth):
                 conv = Conv2d(in_channels, channels, 3, padding=1)
                 nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(conv.bias)
+                nn.init.zeros_(conv.get_parameter("bias"))
                 conv.requires_grad_(block >= freeze_below)
                 layers += [conv, nn.ReLU(inplace=True)]
                 in_channels = channels

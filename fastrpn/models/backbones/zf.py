@@ -50,7 +50,7 @@ class ZF(nn.Module):
         convs = (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5)
         for number, conv in enumerate(convs, start=1):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.get_parameter("bias"))
             conv.requires_grad_(number >= freeze_below)
 
     def forward(self, images: Tensor) -> Tensor:
