@@ -122,10 +122,14 @@ def gaussian_selection(
     if scores.dtype != iou.dtype:
         rounding = torch.finfo(scores.dtype).eps
         least = rounding * torch.finfo(scores.dtype).tiny
+
+    def survives(score: Tensor) -> Tensor:  # in the scores' own type, as torch compares
+        return score.to(scores.dtype) > score_threshold
+
     slack = 0.0
     for step, (index, score) in enumerate(zip(*(part.tolist() for part in got), strict=True)):
         slack += 200 * eps
-        left = torch.where(alive > score_threshold * (1 - slack), alive, -math.inf)
+        left = torch.where(survives(alive * (1 + slack)), alive, -math.inf)
         best, mine = left.max().item(), left[index].item()
         if mine == -math.inf or mine < best - slack * abs(best) - tiny:
             return f"step {step} selects {index} of score {mine}, the best is {best}"
@@ -133,7 +137,7 @@ def gaussian_selection(
             return f"step {step}: score {score} of {index}, wanted {mine}"
         alive = alive * weight[index]
         alive[index] = -math.inf
-    left = alive[alive > score_threshold * (1 + slack + 200 * eps) + tiny]
+    left = alive[survives(alive * (1 - slack - 200 * eps) - tiny)]
     return (
         f"{len(left)} boxes were not selected, the best of score {left.max()}" if len(left) else ""
     )
