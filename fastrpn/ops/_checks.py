@@ -1,9 +1,12 @@
 """Argument checks shared by the ops. Each names the argument and what it was given."""
 
 from numbers import Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+N = TypeVar("N")
 
 FLOAT_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
@@ -29,6 +32,15 @@ def check_not_nan(name: str, value: object) -> None:
     """
     if isinstance(value, Real) and value != value:
         raise ValueError(f"{name}: expected a number, got {value}")
+
+
+def number_of(value: N | Tensor) -> N | float:
+    """A number, also one that a tensor of one element holds.
+
+    Reading a tensor waits for its device and breaks a graph of `torch.compile`, after which the
+    function runs as it is; operators take numbers alone.
+    """
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def check_float(name: str, value: Tensor) -> None:

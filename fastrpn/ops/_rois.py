@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import _C, Tensor
@@ -14,6 +16,7 @@ from fastrpn.ops._checks import (
     check_same_device,
     check_same_dtype,
     check_shape,
+    number_of,
 )
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -21,18 +24,22 @@ HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 def as_pair(output_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) from an int or a pair; ValueError unless both are positive."""
-    pair = (output_size,) * 2 if isinstance(output_size, int) else tuple(output_size)
-    if len(pair) != 2 or not all(isinstance(size, int) and size > 0 for size in pair):
+    pair: tuple[Any, ...] = (output_size, output_size)
+    if isinstance(output_size, Sequence):
+        pair = tuple(output_size)
+    if len(pair) != 2 or not all(isinstance(size, Integral) and int(size) > 0 for size in pair):
         raise ValueError(
             f"output_size: expected a positive int or two of them, got {output_size!r}"
         )
-    return pair
+    return int(pair[0]), int(pair[1])  # numpy's integers are none to an operator
 
 
-def check_spatial_scale(spatial_scale: float) -> None:
-    """ValueError unless the scale is a positive, finite number."""
+def scale_of(spatial_scale: float | Tensor) -> float:
+    """The scale as a number; ValueError unless it is positive and finite."""
+    spatial_scale = number_of(spatial_scale)
     if not 0 < spatial_scale < math.inf:
         raise ValueError(f"spatial_scale: expected a positive number, got {spatial_scale!r}")
+    return spatial_scale
 
 
 def boxes_to_rois(boxes: Sequence[Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from fastrpn.ops._checks import (
     check_same_device,
     check_same_dtype,
     check_shape,
+    number_of,
 )
 from fastrpn.ops._derivatives import call, register_no_derivative
 from fastrpn.ops._modes import leaf
@@ -66,6 +67,7 @@ def generate_proposals(
             it.
     """
     _check(objectness, deltas, anchors, image_sizes, pre_nms_top_n, post_nms_top_n)
+    nms_threshold, min_size = number_of(nms_threshold), number_of(min_size)
     check_not_nan("nms_threshold", nms_threshold)
     check_not_nan("min_size", min_size)
     levels = [anchors.shape[0]] if anchors_per_level is None else list(anchors_per_level)

@@ -11,6 +11,7 @@ from fastrpn.ops._checks import (
     check_same_device,
     check_same_dtype,
     check_shape,
+    number_of,
 )
 from fastrpn.ops._derivatives import call, register_no_derivative
 from fastrpn.ops._modes import leaf
@@ -57,6 +58,7 @@ def match_anchors(
         TypeError, ValueError: a dtype, shape, device or threshold that does not fit; the message
             names it.
     """
+    high, low = number_of(high), number_of(low)
     _check(anchors, gt_boxes, gt_counts, high, low, valid)
     return call(
         _match_anchors,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrpn.ops import _rois
-from fastrpn.ops._checks import check_not_nan, check_same_device
+from fastrpn.ops._checks import check_not_nan, check_same_device, number_of
 from fastrpn.ops._derivatives import call
 from fastrpn.ops._modes import leaf, refuse
 from fastrpn.ops.boxes import box_area
@@ -85,7 +85,7 @@ def multiscale_roi_align(
             f"got {len(spatial_scales)}"
         )
     for index, (level, scale) in enumerate(zip(inputs, spatial_scales, strict=True)):
-        _rois.check_spatial_scale(scale)
+        _rois.scale_of(scale)
         _rois.check_level(index, level, inputs[0])
     rois = _rois.as_rois(rois, inputs[0])
     if roi_levels is None and len(inputs) > 1:
@@ -100,7 +100,14 @@ def multiscale_roi_align(
             f"got {roi_levels.dtype} of shape {list(roi_levels.shape)}"
         )
     samples = (height, width, sampling_ratio, aligned)
-    return call(_roi_align, list(inputs), rois, roi_levels, list(spatial_scales), *samples)
+    return call(
+        _roi_align,
+        list(inputs),
+        rois,
+        roi_levels,
+        [number_of(scale) for scale in spatial_scales],
+        *samples,
+    )
 
 
 def infer_scales(

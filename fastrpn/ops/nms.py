@@ -15,6 +15,7 @@ from fastrpn.ops._checks import (
     check_same_device,
     check_same_dtype,
     check_shape,
+    number_of,
 )
 from fastrpn.ops._misuse import explain
 from fastrpn.ops._modes import leaf, refuse_scripting
@@ -128,6 +129,7 @@ def nms_padded(
         counts = _as_int64("counts", counts)
     if groups is not None:
         groups = _as_int64("groups", groups)
+    iou_threshold, score_threshold = number_of(iou_threshold), number_of(score_threshold)
     try:
         return _nms_padded(
             boxes, scores, iou_threshold, max_output, counts, groups, score_threshold

@@ -55,7 +55,7 @@ def roi_align(
             also a batch index out of range.
     """
     height, width = _rois.as_pair(output_size)
-    _rois.check_spatial_scale(spatial_scale)
+    spatial_scale = _rois.scale_of(spatial_scale)
     rois = _rois.as_rois(boxes, input)
     return call(
         _roi_align, [input], rois, None, [spatial_scale], height, width, sampling_ratio, aligned

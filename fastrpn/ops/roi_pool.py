@@ -50,7 +50,7 @@ def roi_pool(
             also a batch index out of range.
     """
     height, width = _rois.as_pair(output_size)
-    _rois.check_spatial_scale(spatial_scale)
+    spatial_scale = _rois.scale_of(spatial_scale)
     rois = _rois.as_rois(boxes, input)
     return call(_roi_pool, input, rois, spatial_scale, height, width)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastrpn.ops._checks import check_boxes_and_scores, check_not_nan
+from fastrpn.ops._checks import check_boxes_and_scores, check_not_nan, number_of
 from fastrpn.ops._derivatives import call, register_no_derivative
 from fastrpn.ops._modes import leaf
 from fastrpn.ops._vmap import register_loop
@@ -50,6 +50,8 @@ def soft_nms(
     check_boxes_and_scores(boxes, scores)
     if method not in ("linear", "gaussian"):
         raise ValueError(f"method: expected 'linear' or 'gaussian', got {method!r}")
+    sigma, iou_threshold = number_of(sigma), number_of(iou_threshold)
+    score_threshold = number_of(score_threshold)
     if not sigma > 0:
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
     check_not_nan("iou_threshold", iou_threshold)

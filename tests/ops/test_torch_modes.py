@@ -275,7 +275,21 @@ WITH_A_NUMBER = {
     "nms_padded": lambda t: ops.nms_padded(BOXES[None], SCORES[None], t, 3),
     "roi_align": lambda t: ops.roi_align(FEATURES, ROIS, 2, t),
     "roi_pool": lambda t: ops.roi_pool(FEATURES, ROIS, 2, t),
-}
+    "score_threshold": lambda t: ops.nms_padded(
+        BOXES[None], SCORES[None], 0.5, 3, score_threshold=t
+    ),
+    "multiscale": lambda t: ops.multiscale_roi_align([FEATURES], ROIS, None, 2, [t]),
+    "soft_nms": lambda t: ops.soft_nms(
+        BOXES, SCORES, sigma=t, iou_threshold=t, score_threshold=t
+    ),
+    "match_anchors": lambda t: ops.match_anchors(
+        BOXES, BOXES[None], torch.tensor([2]), high=t, low=t
+    ),
+    "generate_proposals": lambda t: ops.generate_proposals(
+        SCORES[None], BOXES[None] / 100, BOXES, torch.tensor([[50, 50]]),
+        pre_nms_top_n=9, post_nms_top_n=5, nms_threshold=t, min_size=t,
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=repr)
@@ -283,6 +297,22 @@ WITH_A_NUMBER = {
 def test_thresholds_and_scales_that_are_no_python_numbers(name, number):
     function = WITH_A_NUMBER[name]
     assert_same(function(number), function(float(number)))
+
+
+@pytest.mark.parametrize("name", WITH_A_NUMBER)
+def test_compiled_code_takes_tensors_as_thresholds_and_scales(name):
+    function = WITH_A_NUMBER[name]
+    torch._dynamo.reset()
+    compiled = torch.compile(function, backend="aot_eager")  # reading one breaks the graph
+    for number in (torch.tensor(0.5), torch.tensor(0.25, dtype=torch.float64)):
+        assert_same(compiled(number), function(float(number)))
+
+
+@pytest.mark.parametrize("size", [numpy.int64(2), (numpy.int32(2), 3), torch.Size([2, 3])])
+def test_output_sizes_that_are_no_python_integers(size):
+    plain = 2 if isinstance(size, numpy.int64) else (2, 3)
+    for pool in (ops.roi_pool, ops.roi_align):
+        assert_same(pool(FEATURES, ROIS, size), pool(FEATURES, ROIS, plain))
 
 
 QUANTIZED = torch.quantize_per_tensor(BOXES, 0.1, 0, torch.quint8)
