@@ -33,6 +33,8 @@ def files(tmp_path_factory):
     shutil.copytree(voc, root / "VOC2012")
     for name in ("train2017", "val2017"):
         write_coco(VOCDataset(voc, "train"), root / "coco", name)
+    write_yolo(VOCDataset(voc, "train"), root / "trees")
+    write_labelme(VOCDataset(voc, "train"), root / "labelled")
     images = sorted((voc / "JPEGImages").iterdir())[:2]
     (root / "photos").mkdir()
     for image, name in zip(images, ("a.jpg", "b.jpg"), strict=True):
@@ -56,6 +58,34 @@ def write_coco(dataset, root, name):
     }
     (root / "annotations").mkdir(exist_ok=True)
     (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
+
+
+def write_yolo(dataset, root):
+    for sample in dataset.samples:
+        height, width = sample.size
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        (root / "labels").mkdir(exist_ok=True)
+        shutil.copy(sample.image_path, root / "images")
+        lines = [
+            f"{label - 1} {(x1 + x2) / 2 / width} {(y1 + y2) / 2 / height} "
+            f"{(x2 - x1) / width} {(y2 - y1) / height}\n"
+            for (x1, y1, x2, y2), label in zip(sample.boxes.tolist(), sample.labels, strict=True)
+        ]
+        (root / "labels" / f"{sample.image_path.stem}.txt").write_text("".join(lines))
+    described = {"train": "images", "val": "images", "names": dataset.classes[1:]}
+    (root / "data.yaml").write_text(json.dumps(described))
+
+
+def write_labelme(dataset, root):
+    root.mkdir()
+    for sample in dataset.samples:
+        shutil.copy(sample.image_path, root)
+        shapes = [
+            {"label": dataset.classes[label], "points": [box[:2], box[2:]]}
+            for box, label in zip(sample.boxes.tolist(), sample.labels, strict=True)
+        ]
+        content = {"shapes": shapes, "imagePath": sample.image_path.name}
+        (root / f"{sample.image_path.stem}.json").write_text(json.dumps(content))
 
 
 DOCUMENTS = ["README.md", "docs/data.md", "docs/models.md", "docs/training.md"]
