@@ -98,6 +98,7 @@ Tensor roi_align(std::vector<Tensor> inputs, Tensor rois, std::optional<Tensor> 
   args.channels = first.size(1);
   args.pooled_height = pooled_height;
   args.pooled_width = pooled_width;
+  STD_TORCH_CHECK(sampling_ratio <= INT32_MAX, "sampling_ratio must be less than 2^31");
   args.sampling_ratio = sampling_ratio;
   args.aligned = aligned;
   args.channels_last = channels_last;
@@ -135,6 +136,7 @@ std::vector<Tensor> roi_align_backward(Tensor grad, Tensor rois, std::optional<T
   args.forward.channels = grad.size(1);
   args.forward.pooled_height = grad.size(2);
   args.forward.pooled_width = grad.size(3);
+  STD_TORCH_CHECK(sampling_ratio <= INT32_MAX, "sampling_ratio must be less than 2^31");
   args.forward.sampling_ratio = sampling_ratio;
   args.forward.aligned = aligned;
   args.forward.channels_last = channels_last;

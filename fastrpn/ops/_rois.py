@@ -42,6 +42,12 @@ def scale_of(spatial_scale: float | Tensor) -> float:
     return spatial_scale
 
 
+def check_sampling_ratio(sampling_ratio: int) -> None:
+    """ValueError for more samples than 32 bits count, as in torchvision: a slip, not a wish."""
+    if sampling_ratio >= 2**31:
+        raise ValueError(f"sampling_ratio: expected less than 2**31, got {sampling_ratio}")
+
+
 def boxes_to_rois(boxes: Sequence[Tensor]) -> Tensor:
     """Boxes of each image, [L_i, 4], as RoIs [K, 5]: batch index, xyxy."""
     for index, image_boxes in enumerate(boxes):

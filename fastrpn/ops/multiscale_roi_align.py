@@ -99,6 +99,7 @@ def multiscale_roi_align(
             f"roi_levels: expected int32 of shape [{rois.shape[0]}], "
             f"got {roi_levels.dtype} of shape {list(roi_levels.shape)}"
         )
+    _rois.check_sampling_ratio(sampling_ratio)
     samples = (height, width, sampling_ratio, aligned)
     return call(
         _roi_align,

@@ -56,6 +56,7 @@ def roi_align(
     """
     height, width = _rois.as_pair(output_size)
     spatial_scale = _rois.scale_of(spatial_scale)
+    _rois.check_sampling_ratio(sampling_ratio)
     rois = _rois.as_rois(boxes, input)
     return call(
         _roi_align, [input], rois, None, [spatial_scale], height, width, sampling_ratio, aligned

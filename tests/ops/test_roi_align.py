@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from roi_cases import DTYPES, LAYOUTS, SCALE, any_rois, output_and_gradient, random_case
 
-from fastrpn.ops import RoIAlign, reference, roi_align
+from fastrpn.ops import RoIAlign, multiscale_roi_align, reference, roi_align
 
 # torchvision adds four products for each sample and divides; ours adds the weights of a cell first.
 # The absolute weights of a bin sum to 1 and features are normal, so each of the two sums of up to
@@ -264,3 +264,14 @@ def test_bad_arguments(change, error, message):
     good = {"input": torch.zeros(2, 3, 4, 4), "boxes": torch.zeros(2, 5), "output_size": 2}
     with pytest.raises(error, match=message):
         roi_align(**{**good, **change})
+
+
+def test_a_sampling_ratio_beyond_32_bits_is_refused():
+    features, rois = torch.rand(1, 2, 4, 4), torch.tensor([[0.0, 0, 0, 3, 3]])
+    for ratio in (2**31, 2**40, 2**62):
+        with pytest.raises(ValueError, match=f"sampling_ratio: .* got {ratio}"):
+            roi_align(features, rois, 2, sampling_ratio=ratio)
+        with pytest.raises(ValueError, match=f"sampling_ratio: .* got {ratio}"):
+            multiscale_roi_align([features], rois, None, 2, [1.0], ratio)
+        with pytest.raises(RuntimeError, match="sampling_ratio"):
+            torch.ops.fastrpn.roi_align([features], rois, None, [1.0], 2, 2, ratio, False)
