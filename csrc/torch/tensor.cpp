@@ -77,7 +77,8 @@ Tensor new_empty_tensor(std::initializer_list<int64_t> sizes, ScalarType dtype, 
   AtenTensorHandle handle;
   const AOTITorchError error = aoti_torch_empty_strided(
       dims, sizes.begin(), strides, torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(device.type())), device.index(), &handle);
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(device.type())), device.index(),
+      &handle);
   if (error != TORCH_SUCCESS) raise_torchs_error();
   Tensor tensor(handle);
   prefer_huge_pages(tensor);
