@@ -181,8 +181,11 @@ class COCODataset(AnnotatedImages):
                 name, of_image = name_of[entry.category_id], objects[entry.image_id]
             except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
                 try:
-                    shapes = shapes or _segmentations(self.annotation_file)
-                    box = self._box(number, entry, shapes[number])
+                    shape = None
+                    if isinstance(entry, _Annotation) and not entry.bbox:  # few files need them
+                        shapes = shapes or _segmentations(self.annotation_file)
+                        shape = shapes[number]
+                    box = self._box(number, entry, shape)
                     name = self._look_up(number, "category_id", entry.category_id, name_of)
                     of_image = self._look_up(number, "image_id", entry.image_id, objects)
                 except BadDataError as error:
