@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from fastrpn.data.collect import LARGEST_SIDE, Box, Collector, ImageFolder, Object
+from fastrpn.data.collect import Box, Collector, ImageFolder, Object, stated_size
 from fastrpn.data.dataset import AnnotatedImages
 from fastrpn.data.samples import SampleTable, building_much
 from fastrpn.data.text_files import Anything, read_json
@@ -125,7 +125,9 @@ class COCODataset(AnnotatedImages):
                 continue
             image_id = key if numbered and isinstance(key, int) else number
             self.file_ids[image_id] = key
-            collector.add(where, path, image_id, _size(image), objects.pop(key))
+            collector.add(
+                where, path, image_id, stated_size(image.height, image.width), objects.pop(key)
+            )
         known = list(dict.fromkeys(name_of.values()))
         samples, names = collector.finish(classes, known)
         first_id = {name: key for key, name in reversed(name_of.items())}
@@ -258,13 +260,6 @@ def _key(entry: Any) -> int | str | None:
     if isinstance(key, float) and key.is_integer():
         return int(key)
     return key if isinstance(key, int | str) else None
-
-
-def _size(image: _Image) -> tuple[int, int] | None:
-    """(height, width), or None where the file says nothing that can be true."""
-    sides = (image.height, image.width)
-    known = all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in sides)
-    return sides if known else None
 
 
 def _box_around(segmentation: Any, where: str) -> Box:

@@ -24,6 +24,14 @@ Box = tuple[float, float, float, float]  # xyxy in pixels
 Object = tuple[Sequence[float], str, bool, int]  # box, class, ignore, its number in the file
 
 
+def stated_size(height: object, width: object) -> tuple[int, int] | None:
+    """(height, width) as JSON says them, or None where that is nothing that can be true."""
+    if isinstance(height, int) and isinstance(width, int):
+        if 0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE:
+            return height, width
+    return None
+
+
 def judge_boxes(
     boxes: np.ndarray, sizes: np.ndarray, over_edge: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from fastrpn.data.collect import LARGEST_SIDE, Box, Collector, ImageFolder, Object
+from fastrpn.data.collect import Box, Collector, ImageFolder, Object, stated_size
 from fastrpn.data.dataset import AnnotatedImages
 from fastrpn.data.text_files import Anything, read_json
 from fastrpn.errors import BadDataError, BadDataPolicy
@@ -71,7 +71,13 @@ class LabelmeDataset(AnnotatedImages):
                     bad.bad_object(error)
                 else:
                     objects.append((box, name, False, row))
-            collector.add(str(file), path, number, _size(content), objects)
+            collector.add(
+                str(file),
+                path,
+                number,
+                stated_size(content.imageHeight, content.imageWidth),
+                objects,
+            )
         samples, names = collector.finish(classes)
         super().__init__(samples, names, bad, exif)
 
@@ -83,12 +89,6 @@ def _image_path(folder: ImageFolder, file: Path, named: Any) -> str:
     if name in folder.names_in(folder.root) or beside is None:
         return folder.find(name or f"{file.stem}.jpg", str(file))
     return beside
-
-
-def _size(content: LabelmeFile) -> tuple[int, int] | None:
-    sides = (content.imageHeight, content.imageWidth)
-    known = all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in sides)
-    return sides if known else None
 
 
 def _box_and_name(shape: Any, where: str) -> tuple[Box, str]:
