@@ -51,15 +51,6 @@ struct PooledLayout {
   }
 };
 
-// Channels of a map, readable as cell(y, x)[channel]. The origin itself need not exist.
-template <typename T>
-struct Cells {
-  T* origin;
-  int64_t row, cell;
-
-  T* at(int64_t y, int64_t x) const { return origin + y * row + x * cell; }
-};
-
 // Cells of a map: rows [y_begin, y_end), columns [x_begin, x_end).
 struct Region {
   int64_t y_begin, y_end, x_begin, x_end;
@@ -73,6 +64,22 @@ struct Region {
     return {y_begin < other.y_begin ? y_begin : other.y_begin, y_end > other.y_end ? y_end : other.y_end,
             x_begin < other.x_begin ? x_begin : other.x_begin, x_end > other.x_end ? x_end : other.x_end};
   }
+};
+
+// Channels of a map or of a part of it, readable as cell(y, x)[channel]. Cell (0, 0) would have the index
+// `start`, which is negative where the part begins further on: an index may be, a pointer may not.
+template <typename T>
+struct Cells {
+  T* memory;
+  int64_t start, row, cell;
+
+  // A box of cells that lie `cell` elements apart, its rows one after the other.
+  static Cells of_box(T* memory, const Region& box, int64_t cell) {
+    const int64_t row = box.width() * cell;
+    return {memory, -(box.y_begin * row + box.x_begin * cell), row, cell};
+  }
+  T* at(int64_t y, int64_t x) const { return memory + (start + y * row + x * cell); }
+  Cells from_channel(int64_t channel) const { return {memory, start + channel, row, cell}; }
 };
 
 // RoIs order[begin] to order[end - 1] read map `map`, all within `box`.
@@ -163,11 +170,10 @@ inline void find_stretches(const Tile& tile, const int64_t* order, const Region*
 // Packs `channels` channels of a map where the tile's RoIs read it, into [cell of the box][kBlock]; channels
 // beyond are zero. `map` points at the first of the channels.
 template <typename T, typename Stored>
-Cells<T> pack(const Stored* map, MapLayout layout, int64_t channels, const Tile& tile,
-              const int64_t* stretches, T* to) {
+Cells<const T> pack(const Stored* map, MapLayout layout, int64_t channels, const Tile& tile,
+                    const int64_t* stretches, T* to) {
   const Region& box = tile.box;
-  const int64_t row = box.width() * kBlock;
-  const Cells<T> packed = {to - box.y_begin * row - box.x_begin * kBlock, row, kBlock};
+  const auto packed = Cells<T>::of_box(to, box, kBlock);
   for (int64_t y = box.y_begin; y < box.y_end; ++y, stretches += 2) {
     const int64_t x_begin = stretches[0], count = stretches[1] - x_begin;
     if (count <= 0) continue;
@@ -182,7 +188,7 @@ Cells<T> pack(const Stored* map, MapLayout layout, int64_t channels, const Tile&
       for (int64_t c = 0; c < channels; ++c) cells[x * kBlock + c] = widen(from[x * layout.cell + c]);
     }
   }
-  return packed;
+  return {to, packed.start, packed.row, packed.cell};
 }
 
 // Moves a pooled block, [bins][kBlock], to its place in the output, `to` being its first element.
@@ -215,7 +221,7 @@ inline int64_t fair_tile(int64_t num_rois, int64_t channels, const ParallelFor& 
 }
 
 // Calls visit(tile, channel, channels, cells) for each tile and block of channels, on many threads. cells
-// are the packed features, with a null origin if the tile is too large to pack.
+// are the packed features, with null memory if the tile is too large to pack.
 // map_at(map, channel) points at a channel of a map, layout_of(map) says how it lies.
 template <typename T, typename MapAt, typename LayoutOf, typename Visit>
 void for_each_block(const Tiling& tiling, const Region* region_of, int64_t all_channels,
@@ -236,7 +242,7 @@ void for_each_block(const Tiling& tiling, const Region* region_of, int64_t all_c
       const Tile& tile = tiling.tiles[unit / blocks];
       const int64_t channel = unit % blocks * kBlock;
       const int64_t channels = all_channels - channel < kBlock ? all_channels - channel : kBlock;
-      Cells<T> source = {nullptr, 0, 0};
+      Cells<const T> source = {};
       if (tile.packable()) {
         find_stretches(tile, tiling.order.data(), region_of, stretches.data());
         source = pack(map_at(tile.map, channel), layout_of(tile.map), channels, tile, stretches.data(),

@@ -17,11 +17,11 @@ void add_bins(const T* grad, Taps<T> rows, Taps<T> columns, const RoiAlignArgs& 
   for (int64_t ph = 0; ph < args.pooled_height; ++ph) {
     for (int64_t pw = 0; pw < args.pooled_width; ++pw, grad += kBlock) {
       for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
-        T* row = sums.at(rows.cell[r], 0);
+        const int64_t row = sums.start + rows.cell[r] * sums.row;
         Vec<T> weighted[kVectors<T>];
         for (int k = 0; k < kVectors<T>; ++k) weighted[k] = load(grad + k * kLanes<T>) * rows.weight[r];
         for (int32_t c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
-          T* cell = row + columns.cell[c] * sums.cell;
+          T* cell = sums.memory + (row + columns.cell[c] * sums.cell);
           for (int k = 0; k < kVectors<T>; ++k) {
             T* to = cell + k * kLanes<T>;
             store<T>(load(to) + weighted[k] * columns.weight[c], to);
@@ -45,7 +45,7 @@ struct BackwardCall {
   Cells<Stored> result(int64_t map, int64_t channel) const {
     const MapLayout layout = plan.layout_of(map);
     void* features = args.grad_features[map / args.forward.batch];
-    return {static_cast<Stored*>(features) + plan.offset_in_level(map, channel), layout.row, layout.cell};
+    return {static_cast<Stored*>(features) + plan.offset_in_level(map, channel), 0, layout.row, layout.cell};
   }
 
   // Zeros in some channels of a map.
@@ -57,24 +57,22 @@ struct BackwardCall {
     const int64_t pieces = args.forward.channels_last ? cells : 1;
     const int64_t size = args.forward.channels_last ? channels : channels * cells;
     for (int64_t i = 0; i < pieces; ++i) {
-      memset(static_cast<void*>(to.origin + i * to.cell), 0, size_t(size) * sizeof(Stored));
+      memset(static_cast<void*>(to.memory + i * to.cell), 0, size_t(size) * sizeof(Stored));
     }
   }
 
   // Sums a block of channels of the RoIs of a tile, and writes what they touched.
   void add_packed(const Tile& tile, int64_t channel, int64_t channels) const {
     const Region& box = tile.box;
-    const int64_t row = box.width() * kBlock;
     Buffer<T> packed(box.cells() * kBlock), block(pooled.bins * kBlock);
     memset(packed.data(), 0, size_t(box.cells()) * kBlock * sizeof(T));
     memset(block.data(), 0, size_t(pooled.bins) * kBlock * sizeof(T));
-    const Cells<T> sums = {packed.data() - box.y_begin * row - box.x_begin * kBlock, row, kBlock};
+    const auto sums = Cells<T>::of_box(packed.data(), box, kBlock);
     for (int64_t i = tile.begin; i < tile.end; ++i) {
       const int64_t n = tiling.order[i];
       take(grad(n, channel), channels, pooled, block.data());
       for (int c = 0; c < kBlock; c += kVectors<T> * kLanes<T>) {
-        add_bins<T>(block.data() + c, plan.rows(n), plan.columns(n), args.forward,
-                    {sums.origin + c, sums.row, sums.cell});
+        add_bins<T>(block.data() + c, plan.rows(n), plan.columns(n), args.forward, sums.from_channel(c));
       }
     }
     const Cells<Stored> to = result(tile.map, channel);
@@ -100,7 +98,7 @@ struct BackwardCall {
     const Region& box = tile.box;
     Buffer<T> plane(box.cells());
     memset(plane.data(), 0, size_t(box.cells()) * sizeof(T));
-    const Cells<T> sums = {plane.data() - box.y_begin * box.width() - box.x_begin, box.width(), 1};
+    const auto sums = Cells<T>::of_box(plane.data(), box, 1);
     for (int64_t i = tile.begin; i < tile.end; ++i) {
       const int64_t n = tiling.order[i];
       const Taps<T> rows = plan.rows(n), columns = plan.columns(n);

@@ -23,10 +23,10 @@ void align_bins(Cells<const T> cells, Taps<T> rows, Taps<T> columns, const RoiAl
     for (int64_t pw = 0; pw < args.pooled_width; ++pw, output += stride) {
       Vec<T> sum[kCount] = {};
       for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
-        const T* row = cells.at(rows.cell[r], 0);
+        const int64_t row = cells.start + rows.cell[r] * cells.row;
         Vec<T> row_sum[kCount] = {};
         for (int32_t c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
-          const T* cell = row + columns.cell[c] * cells.cell;
+          const T* cell = cells.memory + (row + columns.cell[c] * cells.cell);
           for (int k = 0; k < kCount; ++k) {
             row_sum[k] += load(cell + k * kLanes<T>) * columns.weight[c];
           }
@@ -71,7 +71,7 @@ struct Call {
   }
   Cells<const Stored> cells(int64_t map, int64_t channel) const {
     const MapLayout layout = plan.layout_of(map);
-    return {this->map(map, channel), layout.row, layout.cell};
+    return {this->map(map, channel), 0, layout.row, layout.cell};
   }
   Stored* output(int64_t n, int64_t channel) const {
     return static_cast<Stored*>(args.output) + pooled.offset(n, channel);
@@ -89,7 +89,7 @@ void align_packed(const Call<T, Stored>& call, const ParallelFor& parallel_for) 
                       fair_tile(args.num_rois, args.channels, parallel_for), kTileCells);
   for (int64_t i = tiling.num_active; i < args.num_rois; ++i) call.clear(tiling.order[i]);
 
-  const auto align_tile = [&](const Tile& tile, int64_t channel, int64_t channels, Cells<T> cells) {
+  const auto align_tile = [&](const Tile& tile, int64_t channel, int64_t channels, Cells<const T> cells) {
     if (!tile.packable()) {
       const int64_t n = tiling.order[tile.begin];
       for (int64_t c = channel; c < channel + channels; ++c) {
@@ -102,8 +102,8 @@ void align_packed(const Call<T, Stored>& call, const ParallelFor& parallel_for) 
     for (int64_t i = tile.begin; i < tile.end; ++i) {
       const int64_t n = tiling.order[i];
       for (int c = 0; c < kBlock; c += kVectors<T> * kLanes<T>) {
-        align_bins<T, kVectors<T>>({cells.origin + c, cells.row, cells.cell}, plan.rows(n), plan.columns(n),
-                                   args, block.data() + c, kBlock);
+        align_bins<T, kVectors<T>>(cells.from_channel(c), plan.rows(n), plan.columns(n), args,
+                                   block.data() + c, kBlock);
       }
       place(block.data(), channels, call.pooled, call.output(n, channel));
     }

@@ -177,20 +177,20 @@ void pool_packed(const Call<T, Stored>& call, const ParallelFor& parallel_for) {
   const auto pool_plain = [&](int64_t n, int64_t image, int64_t channel, int64_t channels) {
     for (int64_t c = channel; c < channel + channels; ++c) {
       const int64_t to = layout.offset(n, c);
-      pool_plainly<T, Stored>({call.map(image, c), call.map_layout.row, call.map_layout.cell},
+      pool_plainly<T, Stored>({call.map(image, c), 0, call.map_layout.row, call.map_layout.cell},
                               call.bins_of(n), args.width, call.output(to), call.argmax(to),
                               layout.bin_stride());
     }
   };
-  const auto pool_tile = [&](const Tile& tile, int64_t channel, int64_t channels, Cells<T> cells) {
+  const auto pool_tile = [&](const Tile& tile, int64_t channel, int64_t channels, Cells<const T> cells) {
     if (!tile.packable()) return pool_plain(tiling.order[tile.begin], tile.map, channel, channels);
     Buffer<T> block(layout.bins * kBlock);
     Buffer<int32_t> argmax(kArgmax ? layout.bins * kBlock : 0);
     for (int64_t i = tile.begin; i < tile.end; ++i) {
       const int64_t n = tiling.order[i], to = layout.offset(n, channel);
       for (int c = 0; c < kBlock; c += kVectors<T> * kLanes<T>) {
-        pool_bins<T, Stored, kVectors<T>, kArgmax>({cells.origin + c, cells.row, cells.cell}, call.bins_of(n),
-                                                   args.width, block.data() + c, argmax.data() + c, kBlock);
+        pool_bins<T, Stored, kVectors<T>, kArgmax>(cells.from_channel(c), call.bins_of(n), args.width,
+                                                   block.data() + c, argmax.data() + c, kBlock);
       }
       place(block.data(), channels, layout, call.output(to));
       if (kArgmax) place(argmax.data(), channels, layout, call.argmax(to));
@@ -209,7 +209,7 @@ void pool_in_place(const Call<T, T>& call, const ParallelFor& parallel_for) {
   const auto pool_channels = [&](auto vectors, int64_t n, int64_t channel) {
     const int64_t to = call.pooled.offset(n, channel);
     pool_bins<T, T, decltype(vectors)::value, kArgmax>(
-        {call.map(call.image_of[n], channel), call.map_layout.row, call.map_layout.cell}, call.bins_of(n),
+        {call.map(call.image_of[n], channel), 0, call.map_layout.row, call.map_layout.cell}, call.bins_of(n),
         args.width, call.output(to), call.argmax(to), args.channels);
   };
   parallel_for(args.num_rois, 1, [&](int64_t begin, int64_t end) {
