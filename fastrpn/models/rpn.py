@@ -133,7 +133,8 @@ class RegionProposalNetwork(nn.Module):
         config = self.config
         before_nms = (config.rpn_pre_nms_top_n_test, config.rpn_pre_nms_top_n_train)
         after_nms = (config.rpn_post_nms_top_n_test, config.rpn_post_nms_top_n_train)
-        pre_nms_top_n, post_nms_top_n = before_nms[self.training], after_nms[self.training]
+        phase = 1 if self.training else 0  # an index: older torch cannot compile one that is a bool
+        pre_nms_top_n, post_nms_top_n = before_nms[phase], after_nms[phase]
         if limit is not None:
             pre_nms_top_n, post_nms_top_n = max(limit, *before_nms), limit
         min_size = config.rpn_min_size

@@ -7,7 +7,7 @@ import torch
 from torch import _C, Tensor
 
 _LIBRARY = torch.library.Library("fastrpn", "IMPL")  # registrations last as long as this object
-_AUTOCAST_KEYS = {"cpu": _C.DispatchKey.AutocastCPU, "cuda": _C.DispatchKey.AutocastCUDA}
+AUTOCAST_KEYS = {"cpu": _C.DispatchKey.AutocastCPU, "cuda": _C.DispatchKey.AutocastCUDA}
 
 
 def widened(tensor: Tensor) -> Tensor:
@@ -25,5 +25,5 @@ def register_boxes_and_scores(name: str) -> None:
                 boxes, scores = widened(boxes), widened(scores)
             return op(boxes, scores, *args)
 
-    for key in _AUTOCAST_KEYS.values():
+    for key in AUTOCAST_KEYS.values():
         _LIBRARY.impl(name, functools.partial(kernel, key), key.name)

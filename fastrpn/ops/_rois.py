@@ -9,7 +9,7 @@ import torch
 from torch import _C, Tensor
 from torch._subclasses import FakeTensor
 
-from fastrpn.ops._autocast import widened
+from fastrpn.ops._autocast import AUTOCAST_KEYS, widened
 from fastrpn.ops._checks import (
     FLOAT_DTYPES,
     check_float,
@@ -82,7 +82,7 @@ def as_rois(boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor:
 
 def _in_autocast(device: str) -> bool:
     """False, too, for a device that knows no autocast (meta), where torch would raise."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return device in AUTOCAST_KEYS and torch.is_autocast_enabled(device)
 
 
 def _has_values(rois: Tensor) -> bool:

@@ -49,7 +49,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         ValueError: wrong shape, two devices, or a NaN threshold.
     """
     try:
-        return _nms(boxes, scores, iou_threshold)
+        return _nms(boxes, scores, number_of(iou_threshold))
     except Exception as error:
         explain(error, nms, boxes, scores, iou_threshold)
         _check(boxes, scores, iou_threshold)
@@ -82,7 +82,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     if not (isinstance(idxs, Tensor) and idxs.dtype == torch.int64):
         idxs = _as_labels(idxs)
     try:
-        return _batched_nms(boxes, scores, idxs, iou_threshold)
+        return _batched_nms(boxes, scores, idxs, number_of(iou_threshold))
     except Exception as error:
         explain(error, batched_nms, boxes, scores, idxs, iou_threshold)
         _check(boxes, scores, iou_threshold)
