@@ -40,6 +40,7 @@ def describe(row: Measurement) -> str:
     differing = [name for name, equal in row.notes["equal"].items() if not equal]
     parts += [f"differs from {name}" for name in differing]
     parts += [f"{name} ran out of memory" for name in row.notes["out_of_memory"]]
+    parts += [f"{name} failed: {why}" for name, why in row.notes["failed"].items()]
     return ", ".join(parts)
 
 

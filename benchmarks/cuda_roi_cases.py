@@ -47,10 +47,15 @@ def backward(
 
 
 def in_mode(deterministic: bool, call: Call) -> object:
-    """The call's result; torch's deterministic algorithms or the usual ones."""
+    """The call's result; torch's deterministic algorithms or the usual ones.
+
+    torchvision's are compiled then, and compiled code gives its buffers away unless it is told not
+    to, so that no second backward could follow.
+    """
     torch.use_deterministic_algorithms(deterministic)
     try:
-        return call()
+        with torch._functorch.config.patch(donated_buffer=False):
+            return call()
     finally:
         torch.use_deterministic_algorithms(False)
 

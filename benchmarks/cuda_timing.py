@@ -53,7 +53,7 @@ class Timer:
     FLUSH_BYTES = 256 << 20  # twice the L2 cache of any GPU
     MIN_RUNS, MAX_RUNS = 5, 100
 
-    def __init__(self, device: str, seconds: float = 1.5) -> None:
+    def __init__(self, device: str, seconds: float = 0.5) -> None:
         self.is_dry = device == "cpu"
         self.device, self.seconds = device, seconds
         self.flush = torch.zeros(0 if self.is_dry else self.FLUSH_BYTES // 4, device=device)
@@ -64,7 +64,8 @@ class Timer:
         times: dict[str, list[float]] = {}
         results: dict[str, object] = {}
         notes: dict[str, object] = {"targets": case.targets, "bound": case.bound}
-        notes |= {"peak_bytes": {}, "wall_milliseconds": {}, "out_of_memory": [], "equal": {}}
+        notes |= {"peak_bytes": {}, "wall_milliseconds": {}, "equal": {}}
+        notes |= {"out_of_memory": [], "failed": {}}
         for name, prepare in case.libraries.items():
             try:
                 call = prepare(*inputs)
@@ -74,10 +75,15 @@ class Timer:
                     notes["wall_milliseconds"][name] = self.wall_milliseconds(call)
             except torch.cuda.OutOfMemoryError:
                 notes["out_of_memory"].append(name)
+            except Exception as error:  # the rows that follow matter more than a peer that fails
+                if is_ours(name):
+                    raise
+                times.pop(name, None)
+                notes["failed"][name] = str(error).splitlines()[0]
             call = None
             gc.collect()
         if case.comparable and "fastrpn" in results:
-            peers = [name for name in results if name != "fastrpn" and half_type(name) is None]
+            peers = [name for name in times if name != "fastrpn" and half_type(name) is None]
             notes["equal"] = {name: is_close(results["fastrpn"], results[name]) for name in peers}
         notes["floor_bytes"] = bytes_of(inputs) + bytes_of(results.pop("fastrpn", ()))
         results.clear()
@@ -154,6 +160,11 @@ def tensors_of(result: object) -> Iterable[Tensor]:
 def bytes_of(result: object) -> int:
     """Size of all tensors of a result."""
     return sum(x.numel() * x.element_size() for x in tensors_of(result))
+
+
+def is_ours(name: str) -> bool:
+    """Whether a library is fastrpn, in any layout or dtype."""
+    return name.split()[0] == "fastrpn"
 
 
 def half_type(name: str) -> str | None:
