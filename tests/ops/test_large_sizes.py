@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 from roi_cases import LAYOUTS
 
 from fastrpn import ops
@@ -50,6 +51,67 @@ def test_match_anchors_keeps_no_matrix():
     assert (max_iou[0, -num_gt:] == 1).all()
 
 
+def grid_boxes(rows: int, columns: int) -> torch.Tensor:
+    """[rows * columns, 4] boxes that do not meet."""
+    at = torch.arange(rows * columns)
+    corner = torch.stack([at % columns, at // columns], dim=1) * 20.0
+    return torch.cat([corner, corner + 16], dim=1)
+
+
+@pytest.mark.parametrize("scores_of", [torch.zeros, torch.arange], ids=["ties", "ranked"])
+def test_nms_of_more_pairs_than_an_int_counts(scores_of):
+    apart = grid_boxes(300, 300)  # with its copy 1.6e10 pairs
+    boxes, scores = apart.repeat(2, 1), scores_of(2 * len(apart)).float()
+    first = scores[0] == scores[-1]  # ties go to the lower index
+    expected = torch.arange(len(apart)) if first else torch.arange(len(apart)).flip(0) + len(apart)
+    classes = torch.zeros(len(boxes), dtype=torch.int64)
+    assert torch.equal(ops.nms(boxes, scores, 0.5), expected)
+    assert torch.equal(ops.batched_nms(boxes, scores, classes, 0.5), expected)
+    everything = torch.arange(len(boxes)) if first else torch.arange(len(boxes)).flip(0)
+    classes[len(apart) :] = 1
+    assert torch.equal(ops.batched_nms(boxes, scores, classes, 0.5), everything)
+
+
+def test_soft_nms_of_more_pairs_than_an_int_counts():
+    apart = grid_boxes(200, 250)
+    boxes, scores = apart.repeat(2, 1), torch.linspace(1, 0.5, 2 * len(apart))
+    keep, new_scores = ops.soft_nms(boxes, scores, score_threshold=0.4)
+    assert torch.equal(keep, torch.arange(len(apart)))  # a copy's score becomes 0
+    assert torch.equal(new_scores, scores[: len(apart)])
+
+
+@needs(6)
+def test_many_images():
+    images, most = 2**20 + 3, 513  # 2.15e9 coordinates, of which few exist
+    boxes = torch.from_numpy(np.zeros((images, most, 4), np.int16)).view(torch.bfloat16)
+    scores = torch.from_numpy(np.zeros((images, most), np.int16)).view(torch.bfloat16)
+    counts = torch.zeros(images, dtype=torch.int64)
+    boxes[-1, :3] = torch.tensor([[0, 0, 8, 8], [0, 0, 8, 7], [9, 0, 16, 8]])
+    scores[-1, :3] = torch.tensor([0.25, 0.5, 0.75])
+    counts[-1] = 3
+    indices, kept = ops.nms_padded(boxes, scores, 0.5, 2, counts=counts)
+    assert indices[-1].tolist() == [2, 1] and kept[-1] == 2
+    assert not kept[:-1].any() and (indices[:-1] == -1).all()
+
+
+@needs(11)
+def test_proposals_of_many_anchors():
+    count = 2**29 + 5  # 2.15e9 deltas
+    make = [np.zeros(shape, np.int16) for shape in [(1, count), (1, count, 4), (count, 4)]]
+    logits, deltas, anchors = (torch.from_numpy(x).view(torch.bfloat16) for x in make)
+    anchors[-2:] = torch.tensor([[0, 0, 8, 8], [16, 0, 32, 16]])
+    logits[0, -2:] = torch.tensor([1.0, 2.0])
+    proposals, scores, kept = ops.generate_proposals(
+        *(logits, deltas, anchors, torch.tensor([[100, 100]])),
+        pre_nms_top_n=2,
+        post_nms_top_n=3,
+        nms_threshold=0.5,
+        min_size=1.0,
+    )
+    assert kept.tolist() == [2] and proposals[0, :2].tolist() == [[16, 0, 32, 16], [0, 0, 8, 8]]
+    assert torch.equal(scores[0, :2], torch.tensor([2.0, 1.0]).sigmoid())
+
+
 @needs(9)
 def test_box_iou():
     generator = torch.Generator().manual_seed(0)
@@ -92,6 +154,25 @@ def test_a_large_map(layout):
     grad = last_cells(grad[0])
     assert torch.equal(grad[:, 90, 90], (values / 16).float())
     assert torch.equal(grad.sum((1, 2)), (values / 4).float())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("operator", [ops.roi_pool, ops.roi_align])
+def test_rois_around_the_most_that_is_packed(operator, layout, simd_level, num_threads):
+    """Several RoIs of up to a whole map each, for maps of a quarter to twice 2^17 cells."""
+    generator = torch.Generator().manual_seed(0)
+    for height, width in [(128, 256), (256, 257), (260, 520), (511, 512)]:
+        features = torch.randn(1, 2, height, width, generator=generator)
+        edges = torch.tensor([[0.0, 0, width, height], [9, -7, width + 50, height - 9]])
+        rois = torch.cat([torch.zeros(6, 1), edges.repeat(3, 1)], dim=1)
+        found = operator(features.contiguous(memory_format=layout), rois, (2, 7))
+        alone = [operator(features.contiguous(), roi[None], (2, 7)) for roi in rois]
+        assert torch.equal(found, torch.cat(alone))
+        if operator is ops.roi_pool:
+            assert torch.equal(found, torchvision.ops.roi_pool(features, rois, (2, 7)))
+        else:
+            expected = torchvision.ops.roi_align(features, rois, (2, 7))
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @needs(5)
