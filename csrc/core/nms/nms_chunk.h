@@ -2,9 +2,10 @@
 //
 // mask: which pairs suppress each other, one bit a pair, by 64 x 64 tiles. A box has a word for each tile of
 //   earlier boxes, and a summary that says which of these words are not zero; only those are written.
-// reduce: one block an image. A box whose earlier suppressors are all removed is kept, a box with a kept one
-//   is removed, until none is undecided: as many rounds as the longest chain of suppressions, a dozen or so.
-//   Kept rows go straight to the output, up to max_output.
+// reduce: one block an image decides tile after tile. Eight lanes a box ask whether a kept box of an earlier
+//   tile suppresses it; their words were loaded while the tile before was decided. One warp then decides the
+//   tile in registers, in as many rounds as its longest chain of suppressions, at most 64. Kept rows go
+//   straight to the output, and the search ends with the tile that fills it.
 #pragma once
 
 #include "core/nms/nms_workspace.h"
@@ -13,7 +14,8 @@ namespace fastrpn {
 namespace {
 
 constexpr int kReduceThreads = 512;
-constexpr int kBoxesPerThread = kMaxChunk / kReduceThreads;
+constexpr int kLanesPerBox = kReduceThreads / kTile;
+constexpr int kWordsPerLane = kMaxTiles / kLanesPerBox;
 constexpr int kMaxWords = kMaxChunk / 32;
 
 // grid: x over pairs of a row and a column tile of the chunk, none below the diagonal: 0-0, 0-1, 1-1, 0-2,
@@ -69,19 +71,49 @@ struct Bits {
   }
 };
 
-enum class Verdict { wait, keep, remove };
+// What a lane looks at of a box: its words for every kLanesPerBox-th of the earlier tiles.
+struct Suppressors {
+  bool is_open;
+  uint64_t own;  // of the box's own tile; in the first lane alone
+  uint64_t words[kWordsPerLane];
 
-// `words`: those of one box, one for each tile, `stride` apart.
-__device__ Verdict judge(const uint64_t* words, int64_t stride, uint64_t summary, const Bits& undecided,
-                         const Bits& kept) {
-  bool waits = false;
-  for (; summary != 0; summary &= summary - 1) {
-    const int tile = __ffsll((long long)(summary)) - 1;
-    const uint64_t suppressors = words[tile * stride];
-    if ((suppressors & kept.tile(tile)) != 0) return Verdict::remove;
-    waits |= (suppressors & undecided.tile(tile)) != 0;
+  // `words_of_box`: one for each tile, `stride` apart; those that the summary does not name do not exist.
+  __device__ void load(bool open, const uint64_t* words_of_box, int64_t stride, uint64_t summary, int tile) {
+    const int lane = int(threadIdx.x) % kLanesPerBox;
+    is_open = open;
+    own = open && lane == 0 && (summary >> tile & 1) ? words_of_box[tile * stride] : 0;
+#pragma unroll
+    for (int k = 0; k < kWordsPerLane; ++k) {
+      const int other = k * kLanesPerBox + lane;
+      words[k] = open && other < tile && (summary >> other & 1) ? words_of_box[other * stride] : 0;
+    }
   }
-  return waits ? Verdict::wait : Verdict::keep;
+  __device__ bool meet(const Bits& kept) const {
+    uint64_t met = 0;
+#pragma unroll
+    for (int k = 0; k < kWordsPerLane; ++k) {
+      met |= words[k] & kept.tile(k * kLanesPerBox + int(threadIdx.x) % kLanesPerBox);
+    }
+    return met != 0;
+  }
+};
+
+// Called by a warp: which boxes of a tile are kept. A lane has two of them: whether they are open, and which
+// earlier ones of the tile suppress them. In each round the open boxes without an open suppressor are kept,
+// then what they suppress is removed.
+__device__ uint64_t decide_tile(const bool is_open[2], const uint64_t suppressors[2]) {
+  const int lane = int(threadIdx.x) % 32;
+  const auto of_all = [](bool low, bool high) {
+    return __ballot_sync(kAllLanes, low) | uint64_t(__ballot_sync(kAllLanes, high)) << 32;
+  };
+  uint64_t open = of_all(is_open[0], is_open[1]), kept = 0;
+  while (open != 0) {
+    const bool low = open >> lane & 1, high = open >> (lane + 32) & 1;
+    const uint64_t free = of_all(low && !(suppressors[0] & open), high && !(suppressors[1] & open));
+    kept |= free;
+    open &= ~(free | of_all(low && (suppressors[0] & kept), high && (suppressors[1] & kept)));
+  }
+  return kept;
 }
 
 // Called by a warp: how many bits come before each word; returns how many there are.
@@ -112,48 +144,62 @@ __global__ void __launch_bounds__(kReduceThreads)
     if (threadIdx.x == 0) w.num_chunk_kept[image] = 0;
     return;
   }
-  __shared__ Bits undecided, kept;
+  __shared__ Bits kept;
+  __shared__ bool open[kTile];
+  __shared__ uint64_t own[kTile];
   __shared__ int before[kMaxWords];
   __shared__ int num_kept;
   const int64_t start = image * args.n + chunk.begin;
   const int present = int(min(chunk.size, w.valid[image] - chunk.begin));
-  const int64_t kept_before = args.kept[image];
-  const int thread = threadIdx.x;
+  const int64_t kept_before = args.kept[image], room = args.max_output - kept_before;
+  const int thread = threadIdx.x, box_in_tile = thread / kLanesPerBox;
   const uint64_t* masks = w.masks + image * chunk.size * (chunk.size / kTile);
+  for (int word = thread; word < kMaxWords; word += kReduceThreads) kept.words[word] = 0;
+  if (thread == 0) num_kept = 0;
+  __syncthreads();
 
-  for (int box = thread; box < kMaxChunk; box += kReduceThreads) {
-    const unsigned open = __ballot_sync(kAllLanes, box < present && !w.removed[start + box]);
-    if (thread % 32 == 0) {
-      undecided.words[box / 32] = open;
-      kept.words[box / 32] = 0;
+  // One tile ahead; its summaries, which say where to look, two.
+  Suppressors next;
+  uint64_t summary = 0;
+  bool is_open = false;
+  const auto look_up = [&](int tile) {
+    const int box = tile * kTile + box_in_tile;
+    is_open = box < present && !w.removed[start + box];
+    summary = is_open ? w.summaries[start + box] : 0;
+  };
+  const auto load = [&](int tile) {
+    next.load(is_open, masks + tile * kTile + box_in_tile, chunk.size, summary, tile);
+  };
+  look_up(0);
+  load(0);
+  look_up(1);
+  for (int tile = 0; tile * kTile < present; ++tile) {
+    const Suppressors mine = next;
+    load(tile + 1);
+    look_up(tile + 2);
+    bool is_suppressed = mine.meet(kept);
+    for (int flip = 1; flip < kLanesPerBox; flip *= 2) {
+      is_suppressed |= bool(__shfl_xor_sync(kAllLanes, int(is_suppressed), flip));
     }
-  }
-
-  bool is_open = true;
-  while (__syncthreads_or(is_open)) {
-    unsigned keep[kBoxesPerThread], remove[kBoxesPerThread];
-#pragma unroll
-    for (int k = 0; k < kBoxesPerThread; ++k) {
-      const int box = k * kReduceThreads + thread;
-      Verdict verdict = Verdict::wait;
-      if (undecided.has(box)) {
-        verdict = judge(masks + box, chunk.size, w.summaries[start + box], undecided, kept);
+    if (thread % kLanesPerBox == 0) {
+      open[box_in_tile] = mine.is_open && !is_suppressed;
+      own[box_in_tile] = mine.own;
+    }
+    __syncthreads();
+    if (thread < 32) {
+      const bool are_open[] = {open[thread], open[thread + 32]};
+      const uint64_t suppressors[] = {own[thread], own[thread + 32]};
+      const uint64_t found = decide_tile(are_open, suppressors);
+      if (thread == 0) {
+        kept.words[2 * tile] = unsigned(found);
+        kept.words[2 * tile + 1] = unsigned(found >> 32);
+        num_kept += __popcll(found);
       }
-      keep[k] = __ballot_sync(kAllLanes, verdict == Verdict::keep);
-      remove[k] = __ballot_sync(kAllLanes, verdict == Verdict::remove);
     }
-    __syncthreads();  // verdicts of a round rest on what was known before it
-    is_open = false;
-#pragma unroll
-    for (int k = 0; k < kBoxesPerThread; ++k) {
-      const int word = (k * kReduceThreads + thread) / 32;
-      if (thread % 32 == 0) {
-        kept.words[word] |= keep[k];
-        undecided.words[word] &= ~(keep[k] | remove[k]);
-        is_open |= undecided.words[word] != 0;
-      }
-    }
+    __syncthreads();
+    if (num_kept >= room) break;
   }
+  __syncthreads();  // all have read num_kept
 
   if (thread < 32) {
     const int count = count_before(kept, before);

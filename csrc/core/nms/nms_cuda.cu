@@ -44,7 +44,9 @@ Status launch(const NmsArgs& args, void* workspace, Stream stream) {
     FASTRPN_TRY(FASTRPN_LAUNCH(mask_kernel<C>, pairs_of_tiles, 4 * kTile, 0, stream, args, w, chunk));
     FASTRPN_TRY(FASTRPN_LAUNCH(reduce_kernel<C>, batch, kReduceThreads, 0, stream, args, w, chunk));
     if (chunk.begin + chunk.size >= args.n) return nullptr;
-    FASTRPN_TRY(FASTRPN_LAUNCH(sweep_kernel<C>, all_boxes, kThreads, 0, stream, args, w, chunk));
+    const Slices slices = slices_of(int64_t(all_boxes.x) * batch, chunk.size);
+    const dim3 pairs(all_boxes.x, batch, slices.count);
+    FASTRPN_TRY(FASTRPN_LAUNCH(sweep_kernel<C>, pairs, kThreads, 0, stream, args, w, chunk, slices.round));
     chunk.begin += chunk.size;
     chunk.size = min(2 * chunk.size, largest_chunk);
   }

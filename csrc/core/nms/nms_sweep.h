@@ -1,8 +1,9 @@
 // Lets the boxes that a chunk kept remove later boxes.
 //
-// A block has 256 later boxes; where there are many, they are neighbours (nms_order.h). First its threads ask
-// which kept boxes meet the block's region at all, one test for 256 pairs; then each thread tests its box
-// against those alone. In a dense scene of small boxes few remain.
+// A block has 256 later boxes and a share of the kept ones; where later boxes are many, they are neighbours
+// (nms_order.h), and the share is all. First its threads ask which kept boxes meet the block's region at all,
+// one test for 256 pairs; then each thread tests its box against those alone. In a dense scene of small boxes
+// few remain.
 #pragma once
 
 #include "core/nms/nms_order.h"
@@ -11,7 +12,23 @@
 namespace fastrpn {
 namespace {
 
-constexpr int kSweepRound = 1024;  // kept boxes looked at between two barriers
+constexpr int kSweepRound = 1024;       // most kept boxes looked at between two barriers
+constexpr int kSweepSlice = 128;        // least of a block
+constexpr int64_t kSweepBlocks = 1024;  // that a sweep should have
+
+// How the boxes that a chunk keeps are dealt out among blocks.
+struct Slices {
+  unsigned count;
+  int round;  // kept boxes that a block looks at between two barriers
+};
+
+// Where later boxes are few, several blocks share the kept ones of each 256.
+Slices slices_of(int64_t blocks, int64_t chunk) {
+  const int64_t most = ceil_div(chunk, int64_t(kSweepSlice));
+  const int64_t count = max(int64_t(1), min(most, kSweepBlocks / blocks));
+  const int64_t round = ceil_div(ceil_div(chunk, count), int64_t(32)) * 32;
+  return {unsigned(count), int(min(round, int64_t(kSweepRound)))};
+}
 
 // Where the boxes of a block lie, and which groups they may be of.
 template <typename C>
@@ -54,9 +71,10 @@ __device__ Region<C> join_block(Region<C> mine, Region<C> of_warps[kThreads / 32
   return mine;
 }
 
-// grid: x over boxes in the sweeps' order, one thread each, y over images.
+// grid: x over boxes in the sweeps' order, one thread each, y over images, z over slices of the kept boxes.
 template <typename C>
-__global__ void __launch_bounds__(kThreads) sweep_kernel(NmsArgs args, Workspace<C> w, Chunk<C> chunk) {
+__global__ void __launch_bounds__(kThreads)
+    sweep_kernel(NmsArgs args, Workspace<C> w, Chunk<C> chunk, int round) {
   const int64_t image = blockIdx.y, start = image * args.n;
   const int num_kept = w.num_chunk_kept[image];
   if (num_kept == 0 || is_finished(args, w, image, chunk.begin + chunk.size)) return;
@@ -75,10 +93,10 @@ __global__ void __launch_bounds__(kThreads) sweep_kernel(NmsArgs args, Workspace
   const unsigned code = group_code(group);
   const Region<C> region = join_block(is_open ? Region<C>{box, code, code} : Region<C>::empty(), of_warps);
 
-  for (int first = 0; first < num_kept; first += kSweepRound) {
+  for (int first = int(blockIdx.z) * round; first < num_kept; first += int(gridDim.z) * round) {
     if (threadIdx.x == 0) count = 0;
     __syncthreads();
-    for (int k = first + int(threadIdx.x); k < first + kSweepRound; k += kThreads) {
+    for (int k = first + int(threadIdx.x); k < first + round; k += kThreads) {
       Candidate<C> kept{};
       int64_t kept_group = 0;
       bool is_near = false;

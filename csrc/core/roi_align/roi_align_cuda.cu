@@ -59,67 +59,119 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiAlignArgs args, Ta
   static_cast<Pack<T, kPack>*>(args.output)[n * (packs * bins) + item] = output;
 }
 
-// Whether one of a bin's cells on an axis is in the tile that starts at `low`.
-template <typename C>
-__device__ __forceinline__ bool bin_touches_tile(const AxisTaps<C>& taps, int bin, int low) {
-  for (int k = taps.first[bin]; k < taps.first[bin + 1]; ++k) {
-    if (unsigned(taps.cell[k] - low) < unsigned(kTile)) return true;
-  }
-  return false;
-}
-
 // Where a level's tiles begin in the grid.
 struct Tiles {
   unsigned first[kMaxRoiLevels + 1];
 };
 
+// What the RoIs give a tile of one map (core/gradient_tile.h).
+template <typename T, int kSide, bool kChannelsLast>
+struct AlignSource {
+  using C = compute_t<T>;
+  using Tile = GradientTile<C, kSide>;
+  // Of a staged bin, on both axes: its taps from the first to the last that is in the tile.
+  struct Bin {
+    int64_t taps;
+    int row_begin, row_end, column_begin, column_end;
+  };
+
+  const Taps<C>& taps;
+  const T* grads;  // of the block's first channel
+  int64_t channels, lanes;
+  int map, tile_y, tile_x;
+  Bin* bins;  // [kStage], shared
+
+  __device__ bool touches(int64_t n) const {
+    if (taps.map[n] != map) return false;
+    const AxisTaps<C> rows = taps.rows(n), columns = taps.columns(n);
+    return touches_tile<kSide>(*rows.begin, *rows.end, tile_y) &&
+           touches_tile<kSide>(*columns.begin, *columns.end, tile_x);
+  }
+  static __device__ bool is_inside(int cell, int low) { return unsigned(cell - low) < unsigned(kSide); }
+
+  // The taps of a bin on an axis from the first to the last in the tile; none: begin == end.
+  static __device__ void clip(const AxisTaps<C>& axis, int bin, int low, int* begin, int* end) {
+    *begin = axis.first[bin];
+    *end = axis.first[bin + 1];
+    while (*begin < *end && !is_inside(axis.cell[*begin], low)) ++*begin;
+    while (*end > *begin && !is_inside(axis.cell[*end - 1], low)) --*end;
+  }
+  static __device__ void touching(const AxisTaps<C>& axis, int count, int low, int* first, int* size) {
+    const auto touches = [&](int bin) {
+      int begin, end;
+      clip(axis, bin, low, &begin, &end);
+      return begin < end;
+    };
+    touching_bins(count, touches, first, size);
+  }
+  __device__ BinWindow window(int64_t n) const {
+    BinWindow found;
+    touching(taps.rows(n), taps.pooled_height, tile_y, &found.row, &found.rows);
+    touching(taps.columns(n), taps.pooled_width, tile_x, &found.column, &found.columns);
+    return found;
+  }
+
+  __device__ int64_t prepare(int64_t n, int ph, int pw, int slot) {
+    Bin& bin = bins[slot];
+    bin.taps = n * (taps.most_rows + taps.most_columns);
+    clip(taps.rows(n), ph, tile_y, &bin.row_begin, &bin.row_end);
+    clip(taps.columns(n), pw, tile_x, &bin.column_begin, &bin.column_end);
+    const int64_t all = int64_t(taps.pooled_height) * taps.pooled_width;
+    return n * channels * all + (ph * taps.pooled_width + pw) * (kChannelsLast ? channels : 1);
+  }
+
+  __device__ void stage(Tile& tile, int count) const {
+    const int64_t all = int64_t(taps.pooled_height) * taps.pooled_width;
+    load_stage<kChannelsLast>(tile, count, grads, kChannelsLast ? 1 : all, lanes,
+                              [&](int slot, int lane, T value) { tile.grads[slot][lane] = widen(value); });
+  }
+
+  __device__ void add(Tile& tile, int slot) const {
+    const Bin bin = bins[slot];
+    const int32_t* row_cell = taps.cell + bin.taps;
+    const C* row_weight = taps.weight + bin.taps;
+    const int32_t* column_cell = row_cell + taps.most_rows;
+    const C* column_weight = row_weight + taps.most_rows;
+    const C grad = tile.grads[slot][threadIdx.x];
+    for (int r = bin.row_begin; r < bin.row_end; ++r) {
+      const int dy = row_cell[r] - tile_y;
+      if (unsigned(dy) >= unsigned(kSide)) continue;
+      const C weighted = grad * row_weight[r];
+      for (int c = bin.column_begin; c < bin.column_end; ++c) {
+        const int dx = column_cell[c] - tile_x;
+        if (unsigned(dx) >= unsigned(kSide)) continue;
+        tile.sums[dy * kSide + dx][threadIdx.x] += weighted * column_weight[c];
+      }
+    }
+  }
+};
+
 // grid: x over the tiles of all levels, y over groups of channels, z over images.
-template <typename T, bool kChannelsLast>
+template <typename T, int kSide, bool kChannelsLast>
 __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
     backward_kernel(RoiAlignBackwardArgs args, Taps<compute_t<T>> taps, Tiles tiles) {
   using C = compute_t<T>;
-  __shared__ GradientTile<C> tile;
+  using Source = AlignSource<T, kSide, kChannelsLast>;
+  __shared__ GradientTile<C, kSide> tile;
+  __shared__ typename Source::Bin bins[kStage];
   const RoiAlignArgs& forward = args.forward;
   int level = 0;
   while (blockIdx.x >= tiles.first[level + 1]) ++level;
   const int height = int(forward.levels[level].height), width = int(forward.levels[level].width);
-  const int tiles_x = ceil_div(width, kTile), index = int(blockIdx.x - tiles.first[level]);
-  const int tile_y = index / tiles_x * kTile, tile_x = index % tiles_x * kTile;
-  const int map = int(level * forward.batch + blockIdx.z);
-  const int64_t first_channel = int64_t(blockIdx.y) * kTileChannels<C>;
-  const int64_t channels = forward.channels, channel = first_channel + threadIdx.x;
-  const int64_t bins = int64_t(taps.pooled_height) * taps.pooled_width;
-
-  const auto is_touching = [&](int64_t n) {
-    if (taps.map[n] != map) return false;
-    const AxisTaps<C> rows = taps.rows(n), columns = taps.columns(n);
-    return touches_tile(*rows.begin, *rows.end, tile_y) && touches_tile(*columns.begin, *columns.end, tile_x);
-  };
-  const auto add = [&](int64_t n) {
-    const AxisTaps<C> rows = taps.rows(n), columns = taps.columns(n);
-    const T* grads = static_cast<const T*>(args.grad_output) + n * channels * bins +
-                     (kChannelsLast ? channel : channel * bins);
-    for (int ph = 0; ph < taps.pooled_height; ++ph) {
-      if (!bin_touches_tile(rows, ph, tile_y)) continue;
-      for (int pw = 0; pw < taps.pooled_width; ++pw) {
-        if (!bin_touches_tile(columns, pw, tile_x)) continue;
-        const C grad = widen(grads[(ph * taps.pooled_width + pw) * (kChannelsLast ? channels : 1)]);
-        for (int r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
-          const int dy = rows.cell[r] - tile_y;
-          if (unsigned(dy) >= unsigned(kTile)) continue;
-          const C weighted = grad * rows.weight[r];
-          for (int c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
-            const int dx = columns.cell[c] - tile_x;
-            if (unsigned(dx) >= unsigned(kTile)) continue;
-            tile.sums[dy * kTile + dx][threadIdx.x] += weighted * columns.weight[c];
-          }
-        }
-      }
-    }
-  };
-  for_touching_rois(tile, forward.num_rois, channel < channels, is_touching, add);
+  const int tiles_x = ceil_div(width, kSide), index = int(blockIdx.x - tiles.first[level]);
+  const int tile_y = index / tiles_x * kSide, tile_x = index % tiles_x * kSide;
+  if (threadIdx.x == 0) {
+    tile.y = tile_y;
+    tile.x = tile_x;
+  }
+  const int64_t first_channel = int64_t(blockIdx.y) * kTileChannels<C>, channels = forward.channels;
+  const int64_t roi_bins = int64_t(taps.pooled_height) * taps.pooled_width;
+  const T* grads = static_cast<const T*>(args.grad_output) + first_channel * (kChannelsLast ? 1 : roi_bins);
+  Source source{taps,   grads,  channels, channels - first_channel, int(level * forward.batch + blockIdx.z),
+                tile_y, tile_x, bins};
+  sum_tile(tile, source, forward.num_rois, int64_t(threadIdx.x) < source.lanes);
   T* to = static_cast<T*>(args.grad_features[level]) + blockIdx.z * channels * height * width;
-  write_tile<kChannelsLast>(tile, tile_y, tile_x, first_channel, channels, height, width, to);
+  write_tile<kChannelsLast>(tile, first_channel, channels, height, width, to);
 }
 
 template <typename T, int kPack, bool kChannelsLast>
@@ -129,19 +181,26 @@ Status launch_forward(const RoiAlignArgs& args, const Taps<compute_t<T>>& taps, 
   return FASTRPN_LAUNCH((forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args, taps);
 }
 
-template <typename T, bool kChannelsLast>
+int64_t tiles_of_levels(const RoiAlignArgs& forward, int side, Tiles* tiles) {
+  int64_t count = 0;
+  for (int level = 0; level < forward.num_levels; ++level) {
+    count += tiles_of(forward.levels[level].height, forward.levels[level].width, side);
+    tiles->first[level + 1] = unsigned(count);
+  }
+  return count;
+}
+
+template <typename T, int kSide, bool kChannelsLast>
 Status launch_backward(const RoiAlignBackwardArgs& args, const Taps<compute_t<T>>& taps, Stream stream) {
   const RoiAlignArgs& forward = args.forward;
   Tiles tiles{};
-  for (int level = 0; level < forward.num_levels; ++level) {
-    tiles.first[level + 1] =
-        tiles.first[level] + unsigned(tiles_of(forward.levels[level].height, forward.levels[level].width));
-  }
+  const int64_t count = tiles_of_levels(forward, kSide, &tiles);
+  if (count == 0) return nullptr;
   constexpr int kChannels = kTileChannels<compute_t<T>>;
-  const dim3 grid(tiles.first[forward.num_levels], unsigned(ceil_div(forward.channels, int64_t(kChannels))),
+  const dim3 grid(unsigned(count), unsigned(ceil_div(forward.channels, int64_t(kChannels))),
                   unsigned(forward.batch));
-  if (grid.x == 0) return nullptr;
-  return FASTRPN_LAUNCH((backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, taps, tiles);
+  return FASTRPN_LAUNCH((backward_kernel<T, kSide, kChannelsLast>), grid, kChannels, 0, stream, args, taps,
+                        tiles);
 }
 
 // Whether packs of 16 bytes may be read and written.
@@ -188,19 +247,21 @@ size_t roi_align_backward_workspace_bytes(const RoiAlignBackwardArgs& args) {
 Status roi_align_backward_cuda(const RoiAlignBackwardArgs& args, void* workspace, Stream stream) {
   const RoiAlignArgs& forward = args.forward;
   if (forward.batch * forward.channels == 0) return nullptr;
-  int64_t tiles = 0;
-  for (int level = 0; level < forward.num_levels; ++level) {
-    tiles += tiles_of(forward.levels[level].height, forward.levels[level].width);
-  }
+  Tiles tiles{};
+  const int64_t count = tiles_of_levels(forward, kLargeSide, &tiles);
   FASTRPN_TRY(
-      backward_limits(forward.batch, forward.channels, forward.pooled_height, forward.pooled_width, tiles));
+      backward_limits(forward.batch, forward.channels, forward.pooled_height, forward.pooled_width, count));
   return dispatch(forward.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     WorkspaceCursor cursor(workspace);
     const auto taps = lay_out_taps<compute_t<T>>(forward, cursor);
     FASTRPN_TRY(launch_taps(forward, taps, stream));
-    return forward.channels_last ? launch_backward<T, true>(args, taps, stream)
-                                 : launch_backward<T, false>(args, taps, stream);
+    if (wants_small_tiles<compute_t<T>>(forward.batch, forward.channels, count)) {
+      return forward.channels_last ? launch_backward<T, kSmallSide, true>(args, taps, stream)
+                                   : launch_backward<T, kSmallSide, false>(args, taps, stream);
+    }
+    return forward.channels_last ? launch_backward<T, kLargeSide, true>(args, taps, stream)
+                                 : launch_backward<T, kLargeSide, false>(args, taps, stream);
   });
 }
 

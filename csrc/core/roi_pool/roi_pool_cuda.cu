@@ -139,45 +139,86 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiPoolArgs args, Pla
   }
 }
 
+// What the RoIs give a tile of an image's map (core/gradient_tile.h).
+template <typename T, int kSide, bool kChannelsLast>
+struct PoolSource {
+  using C = compute_t<T>;
+  using Tile = GradientTile<C, kSide>;
+  using Argmax = int32_t[kTileChannels<C> + 1];
+
+  const Plan& plan;
+  const T* grads;  // of the block's first channel
+  const int32_t* argmax;
+  int64_t channels, lanes;
+  int image, width, tile_y, tile_x;
+  Argmax* winners;  // [kStage], shared
+
+  __device__ bool touches(int64_t n) const {
+    if (plan.image[n] != image) return false;
+    const int32_t* y = plan.rows(n);
+    const int32_t* x = plan.columns(n);
+    return touches_tile<kSide>(y[0], y[2 * plan.pooled_height - 1], tile_y) &&
+           touches_tile<kSide>(x[0], x[2 * plan.pooled_width - 1], tile_x);
+  }
+  static __device__ void touching(const int32_t* begins, int count, int low, int* first, int* size) {
+    const auto touches = [&](int bin) { return touches_tile<kSide>(begins[bin], begins[count + bin], low); };
+    touching_bins(count, touches, first, size);
+  }
+  __device__ BinWindow window(int64_t n) const {
+    BinWindow found;
+    touching(plan.rows(n), plan.pooled_height, tile_y, &found.row, &found.rows);
+    touching(plan.columns(n), plan.pooled_width, tile_x, &found.column, &found.columns);
+    return found;
+  }
+  __device__ int64_t prepare(int64_t n, int ph, int pw, int) const {
+    const int64_t all = int64_t(plan.pooled_height) * plan.pooled_width;
+    return n * channels * all + (ph * plan.pooled_width + pw) * (kChannelsLast ? channels : 1);
+  }
+  __device__ void stage(Tile& tile, int count) const {
+    const int64_t stride = kChannelsLast ? 1 : int64_t(plan.pooled_height) * plan.pooled_width;
+    load_stage<kChannelsLast>(tile, count, argmax, stride, lanes,
+                              [&](int slot, int lane, int32_t cell) { winners[slot][lane] = cell; });
+    load_stage<kChannelsLast>(tile, count, grads, stride, lanes,
+                              [&](int slot, int lane, T value) { tile.grads[slot][lane] = widen(value); });
+  }
+  __device__ void add(Tile& tile, int slot) const {
+    const int at = winners[slot][threadIdx.x];
+    const int dy = at / width - tile_y, dx = at % width - tile_x;
+    if (at >= 0 && unsigned(dy) < unsigned(kSide) && unsigned(dx) < unsigned(kSide)) {
+      tile.sums[dy * kSide + dx][threadIdx.x] += tile.grads[slot][threadIdx.x];
+    }
+  }
+};
+
 // grid: x over tiles of the map, y over groups of channels, z over images.
-template <typename T, bool kChannelsLast>
+template <typename T, int kSide, bool kChannelsLast>
 __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
     backward_kernel(RoiPoolBackwardArgs args, Plan plan) {
   using C = compute_t<T>;
-  __shared__ GradientTile<C> tile;
-  const int width = int(args.width), ph_count = plan.pooled_height, pw_count = plan.pooled_width;
-  const int tiles_x = ceil_div(width, kTile);
-  const int tile_y = int(blockIdx.x) / tiles_x * kTile, tile_x = int(blockIdx.x) % tiles_x * kTile;
+  using Source = PoolSource<T, kSide, kChannelsLast>;
+  __shared__ GradientTile<C, kSide> tile;
+  __shared__ typename Source::Argmax winners[kStage];
+  const int width = int(args.width), tiles_x = ceil_div(width, kSide);
+  const int tile_y = int(blockIdx.x) / tiles_x * kSide, tile_x = int(blockIdx.x) % tiles_x * kSide;
+  if (threadIdx.x == 0) {
+    tile.y = tile_y;
+    tile.x = tile_x;
+  }
   const int64_t first_channel = int64_t(blockIdx.y) * kTileChannels<C>;
-  const int64_t channel = first_channel + threadIdx.x;
-  const int64_t bins = int64_t(ph_count) * pw_count, bin_stride = kChannelsLast ? args.channels : 1;
-
-  const auto is_touching = [&](int64_t n) {
-    if (plan.image[n] != int(blockIdx.z)) return false;
-    const int32_t* y = plan.rows(n);
-    const int32_t* x = plan.columns(n);
-    return touches_tile(y[0], y[2 * ph_count - 1], tile_y) && touches_tile(x[0], x[2 * pw_count - 1], tile_x);
-  };
-  const auto add = [&](int64_t n) {
-    const int32_t* y = plan.rows(n);
-    const int32_t* x = plan.columns(n);
-    const int64_t start = n * args.channels * bins + (kChannelsLast ? channel : channel * bins);
-    for (int ph = 0; ph < ph_count; ++ph) {
-      if (!touches_tile(y[ph], y[ph_count + ph], tile_y)) continue;
-      for (int pw = 0; pw < pw_count; ++pw) {
-        if (!touches_tile(x[pw], x[pw_count + pw], tile_x)) continue;
-        const int64_t from = start + (ph * pw_count + pw) * bin_stride;
-        const int at = args.argmax[from];
-        const int dy = at / width - tile_y, dx = at % width - tile_x;
-        if (at >= 0 && unsigned(dy) < unsigned(kTile) && unsigned(dx) < unsigned(kTile)) {
-          tile.sums[dy * kTile + dx][threadIdx.x] += widen(static_cast<const T*>(args.grad_output)[from]);
-        }
-      }
-    }
-  };
-  for_touching_rois(tile, args.num_rois, channel < args.channels, is_touching, add);
+  const int64_t start = first_channel * (kChannelsLast ? 1 : int64_t(plan.pooled_height) * plan.pooled_width);
+  Source source{plan,
+                static_cast<const T*>(args.grad_output) + start,
+                args.argmax + start,
+                args.channels,
+                args.channels - first_channel,
+                int(blockIdx.z),
+                width,
+                tile_y,
+                tile_x,
+                winners};
+  sum_tile(tile, source, args.num_rois, int64_t(threadIdx.x) < source.lanes);
   T* to = static_cast<T*>(args.grad_features) + blockIdx.z * args.channels * args.height * args.width;
-  write_tile<kChannelsLast>(tile, tile_y, tile_x, first_channel, args.channels, args.height, args.width, to);
+  write_tile<kChannelsLast>(tile, first_channel, args.channels, args.height, args.width, to);
 }
 
 template <typename Args>
@@ -198,12 +239,12 @@ Status launch_forward(const RoiPoolArgs& args, const Plan& plan, Stream stream) 
   return FASTRPN_LAUNCH((forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args, plan);
 }
 
-template <typename T, bool kChannelsLast>
+template <typename T, int kSide, bool kChannelsLast>
 Status launch_backward(const RoiPoolBackwardArgs& args, const Plan& plan, Stream stream) {
   constexpr int kChannels = kTileChannels<compute_t<T>>;
-  const dim3 grid(unsigned(tiles_of(args.height, args.width)),
+  const dim3 grid(unsigned(tiles_of(args.height, args.width, kSide)),
                   unsigned(ceil_div(args.channels, int64_t(kChannels))), unsigned(args.batch));
-  return FASTRPN_LAUNCH((backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, plan);
+  return FASTRPN_LAUNCH((backward_kernel<T, kSide, kChannelsLast>), grid, kChannels, 0, stream, args, plan);
 }
 
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
@@ -244,15 +285,19 @@ size_t roi_pool_backward_workspace_bytes(const RoiPoolBackwardArgs& args) {
 
 Status roi_pool_backward_cuda(const RoiPoolBackwardArgs& args, void* workspace, Stream stream) {
   if (args.batch * args.channels * args.height * args.width == 0) return nullptr;
-  FASTRPN_TRY(backward_limits(args.batch, args.channels, args.pooled_height, args.pooled_width,
-                              tiles_of(args.height, args.width)));
+  const int64_t tiles = tiles_of(args.height, args.width, kLargeSide);
+  FASTRPN_TRY(backward_limits(args.batch, args.channels, args.pooled_height, args.pooled_width, tiles));
   WorkspaceCursor cursor(workspace);
   const Plan plan = lay_out(args, cursor);
   FASTRPN_TRY(launch_plan(args, plan, stream));
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    return args.channels_last ? launch_backward<T, true>(args, plan, stream)
-                              : launch_backward<T, false>(args, plan, stream);
+    if (wants_small_tiles<compute_t<T>>(args.batch, args.channels, tiles)) {
+      return args.channels_last ? launch_backward<T, kSmallSide, true>(args, plan, stream)
+                                : launch_backward<T, kSmallSide, false>(args, plan, stream);
+    }
+    return args.channels_last ? launch_backward<T, kLargeSide, true>(args, plan, stream)
+                              : launch_backward<T, kLargeSide, false>(args, plan, stream);
   });
 }
 
