@@ -28,13 +28,16 @@ __device__ __forceinline__ Box<compute_t<T>> load_aligned_box(const T* boxes, in
 }
 
 // box_iou and box_iou_or_zero. Most pairs do not meet, and a division whose numerator is zero leaves its
-// short path, so those pairs divide something else. (Where every IoU is written, lanes seldom all agree: a
-// choice is shorter than a branch.)
+// short path, so those pairs divide something else; the compiler, which sees that the quotient is not used,
+// must not see what it is. (Where every IoU is written, lanes seldom all agree: a choice is shorter than a
+// branch.)
 template <typename C>
 __device__ __forceinline__ C quick_iou(const Box<C>& a, C a_area, const Box<C>& b, C b_area) {
   const C inter = box_intersection(a, b), both = a_area + b_area - inter;
   const bool is_zero = inter == C(0) && both > C(0);
-  const C quotient = (is_zero ? C(1) : inter) / both;
+  C numerator = is_zero ? C(1) : inter;
+  FASTRPN_OPAQUE(numerator);
+  const C quotient = numerator / both;
   return is_zero ? C(0) : quotient;
 }
 

@@ -3,7 +3,9 @@
 // is torchvision's, and nothing here may be contracted to an FMA, since IoUs are compared with thresholds.
 //
 // NaN: a NaN coordinate makes the area NaN, hence the union, hence the IoU, whatever the intersection made
-// of it. That is why max and min below need not propagate NaN (and compile to one instruction).
+// of it. That is why max and min below need not propagate NaN, and compile to one instruction: on a CPU that
+// of `a > b ? a : b`, on a GPU that of fmaxf, which differ for a NaN and for zeros of two signs. So may
+// intersections be, but a zero always becomes +0 and a NaN meets another in the union.
 #pragma once
 
 #include <math.h>
@@ -22,11 +24,17 @@ struct Box {
 
 template <typename T>
 FASTRPN_HD T max_of(T a, T b) {
+#if defined(FASTRPN_DEVICE_CODE)
+  if constexpr (sizeof(T) == sizeof(float)) return fmaxf(a, b);
+#endif
   return a > b ? a : b;
 }
 
 template <typename T>
 FASTRPN_HD T min_of(T a, T b) {
+#if defined(FASTRPN_DEVICE_CODE)
+  if constexpr (sizeof(T) == sizeof(float)) return fminf(a, b);
+#endif
   return a < b ? a : b;
 }
 

@@ -3,10 +3,11 @@
 // C++.
 //
 // Kernels live in an anonymous namespace and use no CUDA feature beyond what tests/cuda_on_cpu/cuda_on_cpu.h
-// offers; CUDA-only spellings are the two macros below:
+// offers; CUDA-only spellings are the macros below:
 //   FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...) starts a kernel; its value is the
 //     Status of that. A kernel name with template commas goes in parentheses.
 //   FASTRPN_DYNAMIC_SHARED(type, name) declares `type* name`, the block's dynamic shared memory.
+//   FASTRPN_OPAQUE(value): the compiler forgets what it knows of a variable of floating point.
 #pragma once
 
 #include "core/dtype.h"
@@ -16,6 +17,11 @@
 #include "cuda_on_cpu.h"
 #else
 #include <cuda_runtime.h>
+namespace fastrpn {
+__device__ __forceinline__ void make_opaque(float& value) { asm volatile("" : "+f"(value)); }
+__device__ __forceinline__ void make_opaque(double& value) { asm volatile("" : "+d"(value)); }
+}  // namespace fastrpn
+#define FASTRPN_OPAQUE(value) ::fastrpn::make_opaque(value)
 #define FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   (kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__), ::fastrpn::launch_status())
 #define FASTRPN_DYNAMIC_SHARED(type, name)                               \

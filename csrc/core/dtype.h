@@ -10,6 +10,10 @@
 
 #include "core/macros.h"
 
+#if defined(__CUDACC__)
+#include <cuda_fp16.h>
+#endif
+
 namespace fastrpn {
 
 enum class DType : int { float16, bfloat16, float32, float64 };
@@ -39,6 +43,9 @@ FASTRPN_HD float widen(float value) { return value; }
 FASTRPN_HD double widen(double value) { return value; }
 FASTRPN_HD float widen(bfloat16_t value) { return bits_to_float(uint32_t(value.bits) << 16); }
 FASTRPN_HD float widen(half_t value) {
+#if defined(__CUDA_ARCH__)
+  return __half2float(__ushort_as_half(value.bits));  // one instruction, as exact
+#endif
   // Shift exponent and mantissa into place and rescale by 2^112; the product is exact for normal and
   // subnormal halves alike. Infinities and NaNs get the float exponent set by hand.
   const uint32_t sign = uint32_t(value.bits & 0x8000u) << 16;
@@ -65,6 +72,9 @@ struct Narrow<bfloat16_t> {
 template <>
 struct Narrow<half_t> {
   static FASTRPN_HD_MEMBER half_t from(float value) {
+#if defined(__CUDA_ARCH__)
+    return {__half_as_ushort(__float2half_rn(value))};
+#endif
     const uint32_t bits = float_to_bits(value);
     const uint16_t sign = uint16_t((bits >> 16) & 0x8000u);
     const uint32_t magnitude = bits & 0x7fffffffu;

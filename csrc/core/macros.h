@@ -11,5 +11,10 @@
 #define FASTRPN_HD_MEMBER inline __attribute__((always_inline))
 #endif
 
+// Defined where a kernel's code is compiled for a GPU, or for the harness that stands for one.
+#if defined(__CUDA_ARCH__) || defined(FASTRPN_CUDA_ON_CPU)
+#define FASTRPN_DEVICE_CODE
+#endif
+
 #define FASTRPN_CONCAT_(a, b) a##b
 #define FASTRPN_CONCAT(a, b) FASTRPN_CONCAT_(a, b)

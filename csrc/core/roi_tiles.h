@@ -15,8 +15,8 @@
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
-constexpr int kBlock = kVectorBytes;  // channels packed together: four vectors of floats
-constexpr int64_t kTileRois = 512;    // most RoIs of a tile: packing costs them a few percent
+constexpr int kBlock = kVectorBytes;              // channels packed together: four vectors of floats
+constexpr int64_t kTileRois = 512;                // most RoIs of a tile: packing costs them a few percent
 constexpr int64_t kMostCells = int64_t(1) << 17;  // most cells packed: more are read where they lie, slowly
 constexpr int64_t kPackedCells = (int64_t(1) << 22) / kBlock;  // 16 MB of floats a thread
 // Of several RoIs; a tile that is too large to pack has one alone.

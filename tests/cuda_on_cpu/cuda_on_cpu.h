@@ -29,6 +29,7 @@
 // Dynamic shared memory is a heap block of exactly the size that was asked for at the launch.
 #define FASTRPN_DYNAMIC_SHARED(type, name) \
   type* const name = static_cast<type*>(cuda_on_cpu::dynamic_shared())
+#define FASTRPN_OPAQUE(value) (void)(value)
 #define FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                   \
   (cuda_on_cpu::launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__), \
    ::fastrpn::launch_status())

@@ -52,9 +52,11 @@ __global__ void __launch_bounds__(kThreads) box_iou_kernel(const T* __restrict__
 
 template <typename T, int kColumns, bool kAligned>
 Status launch(const BoxIouArgs& args, Stream stream) {
-  const int64_t packs = args.m / kColumns;
-  unsigned width = 1;
-  while (width < kThreads && width < packs) width *= 2;
+  // As few idle threads as can be: a row's packs side by side, rows below each other while they fit; or, of
+  // more packs than threads, equal shares in whole warps.
+  const int64_t packs = args.m / kColumns, shares = ceil_div(packs, int64_t(kThreads));
+  const int64_t share = ceil_div(packs, shares);
+  const unsigned width = unsigned(shares == 1 ? share : ceil_div(share, int64_t(32)) * 32);
   const dim3 block(width, kThreads / width);
   const int64_t rows = int64_t(block.y) * kRowsPerThread;
   const dim3 grid(unsigned(ceil_div(args.n, rows)),
