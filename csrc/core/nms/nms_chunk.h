@@ -3,7 +3,7 @@
 // mask: which pairs suppress each other, one bit a pair, by 64 x 64 tiles. A box has a word for each tile of
 //   earlier boxes, and a summary that says which of these words are not zero; only those are written.
 // reduce: one block an image decides tile after tile. Eight lanes a box ask whether a kept box of an earlier
-//   tile suppresses it; their words were loaded while the tile before was decided. One warp then decides the
+//   tile suppresses it; their words were loaded while earlier tiles were decided. One warp then decides the
 //   tile in registers, in as many rounds as its longest chain of suppressions, at most 64. Kept rows go
 //   straight to the output, and the search ends with the tile that fills it.
 #pragma once
@@ -14,6 +14,7 @@ namespace fastrpn {
 namespace {
 
 constexpr int kReduceThreads = 512;
+constexpr int kTilesAhead = 2;  // whose words are on their way
 constexpr int kLanesPerBox = kReduceThreads / kTile;
 constexpr int kWordsPerLane = kMaxTiles / kLanesPerBox;
 constexpr int kMaxWords = kMaxChunk / 32;
@@ -144,7 +145,8 @@ __global__ void __launch_bounds__(kReduceThreads)
     if (threadIdx.x == 0) w.num_chunk_kept[image] = 0;
     return;
   }
-  __shared__ Bits kept;
+  __shared__ Bits undecided, kept;
+  __shared__ uint64_t summaries[kMaxChunk];
   __shared__ bool open[kTile];
   __shared__ uint64_t own[kTile];
   __shared__ int before[kMaxWords];
@@ -156,27 +158,28 @@ __global__ void __launch_bounds__(kReduceThreads)
   const uint64_t* masks = w.masks + image * chunk.size * (chunk.size / kTile);
   for (int word = thread; word < kMaxWords; word += kReduceThreads) kept.words[word] = 0;
   if (thread == 0) num_kept = 0;
+  for (int box = thread; box < kMaxChunk; box += kReduceThreads) {
+    const bool exists = box < present;
+    const uint64_t named = exists ? w.summaries[start + box] : 0;
+    const unsigned is_open = __ballot_sync(kAllLanes, exists && !w.removed[start + box]);
+    summaries[box] = named;
+    if (thread % 32 == 0) undecided.words[box / 32] = is_open;
+  }
   __syncthreads();
 
-  // One tile ahead; its summaries, which say where to look, two.
-  Suppressors next;
-  uint64_t summary = 0;
-  bool is_open = false;
-  const auto look_up = [&](int tile) {
+  Suppressors ahead[kTilesAhead];
+  const auto load = [&](int tile, Suppressors* to) {
     const int box = tile * kTile + box_in_tile;
-    is_open = box < present && !w.removed[start + box];
-    summary = is_open ? w.summaries[start + box] : 0;
+    const bool is_open = tile * kTile < present && undecided.has(box);
+    to->load(is_open, masks + box, chunk.size, is_open ? summaries[box] : 0, tile);
   };
-  const auto load = [&](int tile) {
-    next.load(is_open, masks + tile * kTile + box_in_tile, chunk.size, summary, tile);
-  };
-  look_up(0);
-  load(0);
-  look_up(1);
+#pragma unroll
+  for (int k = 0; k < kTilesAhead; ++k) load(k, &ahead[k]);
   for (int tile = 0; tile * kTile < present; ++tile) {
-    const Suppressors mine = next;
-    load(tile + 1);
-    look_up(tile + 2);
+    const Suppressors mine = ahead[0];
+#pragma unroll
+    for (int k = 1; k < kTilesAhead; ++k) ahead[k - 1] = ahead[k];
+    load(tile + kTilesAhead, &ahead[kTilesAhead - 1]);
     bool is_suppressed = mine.meet(kept);
     for (int flip = 1; flip < kLanesPerBox; flip *= 2) {
       is_suppressed |= bool(__shfl_xor_sync(kAllLanes, int(is_suppressed), flip));

@@ -40,7 +40,7 @@ struct Region {
     const C inf = C(INFINITY);
     return {{inf, inf, -inf, -inf}, ~0u, 0};
   }
-  // A NaN is left out: such a box suppresses nothing and is not suppressed.
+  // A NaN of the other is left out: such a box suppresses nothing and is not suppressed.
   __device__ void join(const Region& other) {
     bounds.x1 = min_of(other.bounds.x1, bounds.x1);
     bounds.y1 = min_of(other.bounds.y1, bounds.y1);
@@ -63,7 +63,9 @@ struct Region {
 
 // Called by a whole block: the union of its threads' regions.
 template <typename C>
-__device__ Region<C> join_block(Region<C> mine, Region<C> of_warps[kThreads / 32]) {
+__device__ Region<C> join_block(const Region<C>& of_thread, Region<C> of_warps[kThreads / 32]) {
+  Region<C> mine = Region<C>::empty();
+  mine.join(of_thread);
   for (int flip = 1; flip < 32; flip *= 2) mine.join(mine.from_lane(flip));
   if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = mine;
   __syncthreads();

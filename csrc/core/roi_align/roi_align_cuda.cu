@@ -59,48 +59,41 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiAlignArgs args, Ta
   static_cast<Pack<T, kPack>*>(args.output)[n * (packs * bins) + item] = output;
 }
 
-// Where a level's tiles begin in the grid.
-struct Tiles {
-  unsigned first[kMaxRoiLevels + 1];
+// A staged bin: the weights of its taps in the tile, for the rows and columns of which there is one. A bin
+// that has two taps of one cell is not plain, and is looked up again.
+template <typename C>
+struct alignas(16) AlignBin {
+  C row_weight[kSide], column_weight[kSide];
+  unsigned rows, columns;  // a bit each
+  bool is_plain;
+  int ph, pw;
+  int64_t n;
 };
 
 // What the RoIs give a tile of one map (core/gradient_tile.h).
-template <typename T, int kSide, bool kChannelsLast>
+template <typename T, bool kChannelsLast>
 struct AlignSource {
   using C = compute_t<T>;
-  using Tile = GradientTile<C, kSide>;
-  // Of a staged bin, on both axes: its taps from the first to the last that is in the tile.
-  struct Bin {
-    int64_t taps;
-    int row_begin, row_end, column_begin, column_end;
-  };
+  using Bin = AlignBin<C>;
 
   const Taps<C>& taps;
   const T* grads;  // of the block's first channel
   int64_t channels, lanes;
   int map, tile_y, tile_x;
-  Bin* bins;  // [kStage], shared
+  Bin* bins;  // shared
+  C sums[kCells];
 
   __device__ bool touches(int64_t n) const {
-    if (taps.map[n] != map) return false;
-    const AxisTaps<C> rows = taps.rows(n), columns = taps.columns(n);
-    return touches_tile<kSide>(*rows.begin, *rows.end, tile_y) &&
-           touches_tile<kSide>(*columns.begin, *columns.end, tile_x);
+    const CellSpan span = taps.span[n];
+    return taps.map[n] == map && touches_tile(span.y_begin, span.y_end, tile_y) &&
+           touches_tile(span.x_begin, span.x_end, tile_x);
   }
-  static __device__ bool is_inside(int cell, int low) { return unsigned(cell - low) < unsigned(kSide); }
 
-  // The taps of a bin on an axis from the first to the last in the tile; none: begin == end.
-  static __device__ void clip(const AxisTaps<C>& axis, int bin, int low, int* begin, int* end) {
-    *begin = axis.first[bin];
-    *end = axis.first[bin + 1];
-    while (*begin < *end && !is_inside(axis.cell[*begin], low)) ++*begin;
-    while (*end > *begin && !is_inside(axis.cell[*end - 1], low)) --*end;
-  }
   static __device__ void touching(const AxisTaps<C>& axis, int count, int low, int* first, int* size) {
     const auto touches = [&](int bin) {
-      int begin, end;
-      clip(axis, bin, low, &begin, &end);
-      return begin < end;
+      bool any = false;
+      for (int k = axis.first[bin]; k < axis.first[bin + 1]; ++k) any |= is_in_tile(axis.cell[k], low);
+      return any;
     };
     touching_bins(count, touches, first, size);
   }
@@ -111,67 +104,98 @@ struct AlignSource {
     return found;
   }
 
-  __device__ int64_t prepare(int64_t n, int ph, int pw, int slot) {
+  // The weights of a bin by cell of the tile; false if a cell has two.
+  static __device__ bool spread(const AxisTaps<C>& axis, int bin, int low, C* weight, unsigned* cells) {
+    bool is_plain = true;
+    unsigned found = 0;
+    for (int k = axis.first[bin]; k < axis.first[bin + 1]; ++k) {
+      const int at = axis.cell[k] - low;
+      if (unsigned(at) >= unsigned(kSide)) continue;
+      is_plain &= (found >> at & 1) == 0;
+      found |= 1u << at;
+      weight[at] = axis.weight[k];
+    }
+    *cells = found;
+    return is_plain;
+  }
+  __device__ int64_t prepare(int64_t n, int ph, int pw, int slot) const {
     Bin& bin = bins[slot];
-    bin.taps = n * (taps.most_rows + taps.most_columns);
-    clip(taps.rows(n), ph, tile_y, &bin.row_begin, &bin.row_end);
-    clip(taps.columns(n), pw, tile_x, &bin.column_begin, &bin.column_end);
+    bin.is_plain = spread(taps.rows(n), ph, tile_y, bin.row_weight, &bin.rows);
+    bin.is_plain &= spread(taps.columns(n), pw, tile_x, bin.column_weight, &bin.columns);
+    bin.n = n;
+    bin.ph = ph;
+    bin.pw = pw;
     const int64_t all = int64_t(taps.pooled_height) * taps.pooled_width;
     return n * channels * all + (ph * taps.pooled_width + pw) * (kChannelsLast ? channels : 1);
   }
 
-  __device__ void stage(Tile& tile, int count) const {
+  __device__ void load(GradientStage<C>& stage, int count) const {
     const int64_t all = int64_t(taps.pooled_height) * taps.pooled_width;
-    load_stage<kChannelsLast>(tile, count, grads, kChannelsLast ? 1 : all, lanes,
-                              [&](int slot, int lane, T value) { tile.grads[slot][lane] = widen(value); });
+    load_stage<kChannelsLast>(stage, count, grads, kChannelsLast ? 1 : all, lanes,
+                              [&](int slot, int lane, T value) { stage.grads[slot][lane] = widen(value); });
   }
 
-  __device__ void add(Tile& tile, int slot) const {
-    const Bin bin = bins[slot];
-    const int32_t* row_cell = taps.cell + bin.taps;
-    const C* row_weight = taps.weight + bin.taps;
-    const int32_t* column_cell = row_cell + taps.most_rows;
-    const C* column_weight = row_weight + taps.most_rows;
-    const C grad = tile.grads[slot][threadIdx.x];
-    for (int r = bin.row_begin; r < bin.row_end; ++r) {
-      const int dy = row_cell[r] - tile_y;
-      if (unsigned(dy) >= unsigned(kSide)) continue;
-      const C weighted = grad * row_weight[r];
-      for (int c = bin.column_begin; c < bin.column_end; ++c) {
-        const int dx = column_cell[c] - tile_x;
-        if (unsigned(dx) >= unsigned(kSide)) continue;
-        tile.sums[dy * kSide + dx][threadIdx.x] += weighted * column_weight[c];
+  __device__ void add(const GradientStage<C>& stage, int slot) {
+    const Bin& bin = bins[slot];
+    const C grad = stage.grads[slot][threadIdx.x];
+    if (!bin.is_plain) return add_tap_by_tap(bin, grad);
+#pragma unroll
+    for (int dy = 0; dy < kSide; ++dy) {
+      if ((bin.rows >> dy & 1) == 0) continue;
+      const C weighted = grad * bin.row_weight[dy];
+#pragma unroll
+      for (int dx = 0; dx < kSide; ++dx) {
+        if (bin.columns >> dx & 1) sums[dy * kSide + dx] += weighted * bin.column_weight[dx];
+      }
+    }
+  }
+  __device__ void add_tap_by_tap(const Bin& bin, C grad) {
+    const AxisTaps<C> rows = taps.rows(bin.n), columns = taps.columns(bin.n);
+    for (int r = rows.first[bin.ph]; r < rows.first[bin.ph + 1]; ++r) {
+      if (!is_in_tile(rows.cell[r], tile_y)) continue;
+      const C weighted = grad * rows.weight[r];
+      for (int c = columns.first[bin.pw]; c < columns.first[bin.pw + 1]; ++c) {
+        if (!is_in_tile(columns.cell[c], tile_x)) continue;
+        const int at = (rows.cell[r] - tile_y) * kSide + columns.cell[c] - tile_x;
+#pragma unroll
+        for (int cell = 0; cell < kCells; ++cell) {  // so that sums stay in registers
+          if (cell == at) sums[cell] += weighted * columns.weight[c];
+        }
       }
     }
   }
 };
 
+// Where a level's tiles begin in the grid.
+struct Tiles {
+  unsigned first[kMaxRoiLevels + 1];
+};
+
 // grid: x over the tiles of all levels, y over groups of channels, z over images.
-template <typename T, int kSide, bool kChannelsLast>
+template <typename T, bool kChannelsLast>
 __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
     backward_kernel(RoiAlignBackwardArgs args, Taps<compute_t<T>> taps, Tiles tiles) {
   using C = compute_t<T>;
-  using Source = AlignSource<T, kSide, kChannelsLast>;
-  __shared__ GradientTile<C, kSide> tile;
-  __shared__ typename Source::Bin bins[kStage];
+  __shared__ GradientStage<C> stage;
+  __shared__ AlignBin<C> bins[kTileChannels<C>];
   const RoiAlignArgs& forward = args.forward;
   int level = 0;
   while (blockIdx.x >= tiles.first[level + 1]) ++level;
-  const int height = int(forward.levels[level].height), width = int(forward.levels[level].width);
-  const int tiles_x = ceil_div(width, kSide), index = int(blockIdx.x - tiles.first[level]);
+  const int64_t height = forward.levels[level].height, width = forward.levels[level].width;
+  const int tiles_x = ceil_div(int(width), kSide), index = int(blockIdx.x - tiles.first[level]);
   const int tile_y = index / tiles_x * kSide, tile_x = index % tiles_x * kSide;
-  if (threadIdx.x == 0) {
-    tile.y = tile_y;
-    tile.x = tile_x;
-  }
-  const int64_t first_channel = int64_t(blockIdx.y) * kTileChannels<C>, channels = forward.channels;
+  const int64_t channels = forward.channels, first_channel = int64_t(blockIdx.y) * kTileChannels<C>;
+  const int64_t channel = first_channel + threadIdx.x;
   const int64_t roi_bins = int64_t(taps.pooled_height) * taps.pooled_width;
   const T* grads = static_cast<const T*>(args.grad_output) + first_channel * (kChannelsLast ? 1 : roi_bins);
-  Source source{taps,   grads,  channels, channels - first_channel, int(level * forward.batch + blockIdx.z),
-                tile_y, tile_x, bins};
-  sum_tile(tile, source, forward.num_rois, int64_t(threadIdx.x) < source.lanes);
+  const int map = int(level * forward.batch + blockIdx.z);
+  AlignSource<T, kChannelsLast> source{taps,   grads, channels, channels - first_channel, map, tile_y,
+                                       tile_x, bins,  {}};
+  add_all(stage, source, forward.num_rois, channel < channels);
+  if (channel >= channels) return;
   T* to = static_cast<T*>(args.grad_features[level]) + blockIdx.z * channels * height * width;
-  write_tile<kChannelsLast>(tile, first_channel, channels, height, width, to);
+  const TileOutput<T> output{to, channels, height, width, tile_y, tile_x};
+  output.template write<kChannelsLast>(channel, [&](int cell) { return source.sums[cell]; });
 }
 
 template <typename T, int kPack, bool kChannelsLast>
@@ -181,26 +205,24 @@ Status launch_forward(const RoiAlignArgs& args, const Taps<compute_t<T>>& taps, 
   return FASTRPN_LAUNCH((forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args, taps);
 }
 
-int64_t tiles_of_levels(const RoiAlignArgs& forward, int side, Tiles* tiles) {
+int64_t tiles_of_levels(const RoiAlignArgs& forward, Tiles* tiles) {
   int64_t count = 0;
   for (int level = 0; level < forward.num_levels; ++level) {
-    count += tiles_of(forward.levels[level].height, forward.levels[level].width, side);
+    count += tiles_of(forward.levels[level].height, forward.levels[level].width);
     tiles->first[level + 1] = unsigned(count);
   }
   return count;
 }
 
-template <typename T, int kSide, bool kChannelsLast>
-Status launch_backward(const RoiAlignBackwardArgs& args, const Taps<compute_t<T>>& taps, Stream stream) {
+template <typename T, bool kChannelsLast>
+Status launch_backward(const RoiAlignBackwardArgs& args, const Taps<compute_t<T>>& taps, const Tiles& tiles,
+                       Stream stream) {
   const RoiAlignArgs& forward = args.forward;
-  Tiles tiles{};
-  const int64_t count = tiles_of_levels(forward, kSide, &tiles);
-  if (count == 0) return nullptr;
   constexpr int kChannels = kTileChannels<compute_t<T>>;
-  const dim3 grid(unsigned(count), unsigned(ceil_div(forward.channels, int64_t(kChannels))),
+  const dim3 grid(tiles.first[forward.num_levels], unsigned(ceil_div(forward.channels, int64_t(kChannels))),
                   unsigned(forward.batch));
-  return FASTRPN_LAUNCH((backward_kernel<T, kSide, kChannelsLast>), grid, kChannels, 0, stream, args, taps,
-                        tiles);
+  if (grid.x == 0) return nullptr;
+  return FASTRPN_LAUNCH((backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, taps, tiles);
 }
 
 // Whether packs of 16 bytes may be read and written.
@@ -248,7 +270,7 @@ Status roi_align_backward_cuda(const RoiAlignBackwardArgs& args, void* workspace
   const RoiAlignArgs& forward = args.forward;
   if (forward.batch * forward.channels == 0) return nullptr;
   Tiles tiles{};
-  const int64_t count = tiles_of_levels(forward, kLargeSide, &tiles);
+  const int64_t count = tiles_of_levels(forward, &tiles);
   FASTRPN_TRY(
       backward_limits(forward.batch, forward.channels, forward.pooled_height, forward.pooled_width, count));
   return dispatch(forward.dtype, [&](auto tag) {
@@ -256,12 +278,8 @@ Status roi_align_backward_cuda(const RoiAlignBackwardArgs& args, void* workspace
     WorkspaceCursor cursor(workspace);
     const auto taps = lay_out_taps<compute_t<T>>(forward, cursor);
     FASTRPN_TRY(launch_taps(forward, taps, stream));
-    if (wants_small_tiles<compute_t<T>>(forward.batch, forward.channels, count)) {
-      return forward.channels_last ? launch_backward<T, kSmallSide, true>(args, taps, stream)
-                                   : launch_backward<T, kSmallSide, false>(args, taps, stream);
-    }
-    return forward.channels_last ? launch_backward<T, kLargeSide, true>(args, taps, stream)
-                                 : launch_backward<T, kLargeSide, false>(args, taps, stream);
+    return forward.channels_last ? launch_backward<T, true>(args, taps, tiles, stream)
+                                 : launch_backward<T, false>(args, taps, tiles, stream);
   });
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "core/cuda_runtime.h"
+#include "core/gradient_tile.h"
 #include "core/roi_align/roi_align.h"
 #include "core/roi_cuda.h"
 #include "core/workspace.h"
@@ -20,13 +21,13 @@ struct AxisTaps {
   int32_t* first;
   int32_t* cell;
   C* weight;
-  int32_t *begin, *end;  // the cells they span; begin >= end: none
+  int32_t *begin, *end;  // of the CellSpan: the cells they span
 };
 
 template <typename C>
 struct Taps {
   int32_t* map;    // [num_rois]: level * batch + image that the RoI reads, or -1
-  int32_t* span;   // [num_rois, 4]: y begin and end, x begin and end
+  CellSpan* span;  // [num_rois]
   int32_t* first;  // [num_rois, pooled_height + 1 + pooled_width + 1]
   int32_t* cell;   // [num_rois, most_rows + most_columns]
   C* weight;       // like cell
@@ -35,13 +36,13 @@ struct Taps {
 
   FASTRPN_HD_MEMBER AxisTaps<C> rows(int64_t n) const {
     const int64_t at = n * (most_rows + most_columns);
-    return {first + n * (pooled_height + pooled_width + 2), cell + at, weight + at, span + 4 * n,
-            span + 4 * n + 1};
+    return {first + n * (pooled_height + pooled_width + 2), cell + at, weight + at, &span[n].y_begin,
+            &span[n].y_end};
   }
   FASTRPN_HD_MEMBER AxisTaps<C> columns(int64_t n) const {
     const int64_t at = n * (most_rows + most_columns) + most_rows;
     return {first + n * (pooled_height + pooled_width + 2) + pooled_height + 1, cell + at, weight + at,
-            span + 4 * n + 2, span + 4 * n + 3};
+            &span[n].x_begin, &span[n].x_end};
   }
 };
 
@@ -69,7 +70,7 @@ Taps<C> lay_out_taps(const RoiAlignArgs& args, WorkspaceCursor& cursor) {
     if (columns > taps.most_columns) taps.most_columns = columns;
   }
   taps.map = cursor.take<int32_t>(args.num_rois);
-  taps.span = cursor.take<int32_t>(args.num_rois * 4);
+  taps.span = cursor.take<CellSpan>(args.num_rois);
   taps.first = cursor.take<int32_t>(args.num_rois * (args.pooled_height + args.pooled_width + 2));
   taps.cell = cursor.take<int32_t>(args.num_rois * (taps.most_rows + taps.most_columns));
   taps.weight = cursor.take<C>(args.num_rois * (taps.most_rows + taps.most_columns));

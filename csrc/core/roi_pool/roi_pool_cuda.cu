@@ -140,28 +140,29 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(RoiPoolArgs args, Pla
 }
 
 // What the RoIs give a tile of an image's map (core/gradient_tile.h).
-template <typename T, int kSide, bool kChannelsLast>
+template <typename T, bool kChannelsLast>
 struct PoolSource {
   using C = compute_t<T>;
-  using Tile = GradientTile<C, kSide>;
-  using Argmax = int32_t[kTileChannels<C> + 1];
+  using Sums = C[kTileChannels<C>];
+  using Winners = uint8_t[kTileChannels<C>];
 
   const Plan& plan;
   const T* grads;  // of the block's first channel
   const int32_t* argmax;
   int64_t channels, lanes;
   int image, width, tile_y, tile_x;
-  Argmax* winners;  // [kStage], shared
+  Sums* sums;        // [kCells + 1], shared; the last for bins whose maximum lies elsewhere
+  Winners* winners;  // [slot], shared: the cell of the tile in which the maximum lies
 
   __device__ bool touches(int64_t n) const {
     if (plan.image[n] != image) return false;
     const int32_t* y = plan.rows(n);
     const int32_t* x = plan.columns(n);
-    return touches_tile<kSide>(y[0], y[2 * plan.pooled_height - 1], tile_y) &&
-           touches_tile<kSide>(x[0], x[2 * plan.pooled_width - 1], tile_x);
+    return touches_tile(y[0], y[2 * plan.pooled_height - 1], tile_y) &&
+           touches_tile(x[0], x[2 * plan.pooled_width - 1], tile_x);
   }
   static __device__ void touching(const int32_t* begins, int count, int low, int* first, int* size) {
-    const auto touches = [&](int bin) { return touches_tile<kSide>(begins[bin], begins[count + bin], low); };
+    const auto touches = [&](int bin) { return touches_tile(begins[bin], begins[count + bin], low); };
     touching_bins(count, touches, first, size);
   }
   __device__ BinWindow window(int64_t n) const {
@@ -174,51 +175,62 @@ struct PoolSource {
     const int64_t all = int64_t(plan.pooled_height) * plan.pooled_width;
     return n * channels * all + (ph * plan.pooled_width + pw) * (kChannelsLast ? channels : 1);
   }
-  __device__ void stage(Tile& tile, int count) const {
-    const int64_t stride = kChannelsLast ? 1 : int64_t(plan.pooled_height) * plan.pooled_width;
-    load_stage<kChannelsLast>(tile, count, argmax, stride, lanes,
-                              [&](int slot, int lane, int32_t cell) { winners[slot][lane] = cell; });
-    load_stage<kChannelsLast>(tile, count, grads, stride, lanes,
-                              [&](int slot, int lane, T value) { tile.grads[slot][lane] = widen(value); });
-  }
-  __device__ void add(Tile& tile, int slot) const {
-    const int at = winners[slot][threadIdx.x];
-    const int dy = at / width - tile_y, dx = at % width - tile_x;
-    if (at >= 0 && unsigned(dy) < unsigned(kSide) && unsigned(dx) < unsigned(kSide)) {
-      tile.sums[dy * kSide + dx][threadIdx.x] += tile.grads[slot][threadIdx.x];
+
+  // The cell of the tile, or kCells. Comparisons take the place of a division by the width.
+  __device__ uint8_t cell_of(int at) const {
+    int64_t column = int64_t(at) - int64_t(tile_y) * width;
+    if (at < 0 || column < 0 || column >= int64_t(kSide) * width) return kCells;
+    int row = 0;
+    for (int k = 1; k < kSide; ++k) {
+      if (column < width) break;
+      column -= width;
+      ++row;
     }
+    return is_in_tile(int(column), tile_x) ? uint8_t(row * kSide + int(column) - tile_x) : kCells;
+  }
+  __device__ void load(GradientStage<C>& stage, int count) const {
+    const int64_t stride = kChannelsLast ? 1 : int64_t(plan.pooled_height) * plan.pooled_width;
+    load_stage<kChannelsLast>(stage, count, argmax, stride, lanes,
+                              [&](int slot, int lane, int32_t at) { winners[slot][lane] = cell_of(at); });
+    load_stage<kChannelsLast>(stage, count, grads, stride, lanes,
+                              [&](int slot, int lane, T value) { stage.grads[slot][lane] = widen(value); });
+  }
+  __device__ void add(const GradientStage<C>& stage, int slot) {
+    sums[winners[slot][threadIdx.x]][threadIdx.x] += stage.grads[slot][threadIdx.x];
   }
 };
 
 // grid: x over tiles of the map, y over groups of channels, z over images.
-template <typename T, int kSide, bool kChannelsLast>
+template <typename T, bool kChannelsLast>
 __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
     backward_kernel(RoiPoolBackwardArgs args, Plan plan) {
   using C = compute_t<T>;
-  using Source = PoolSource<T, kSide, kChannelsLast>;
-  __shared__ GradientTile<C, kSide> tile;
-  __shared__ typename Source::Argmax winners[kStage];
+  using Source = PoolSource<T, kChannelsLast>;
+  __shared__ GradientStage<C> stage;
+  __shared__ typename Source::Sums sums[kCells + 1];
+  __shared__ typename Source::Winners winners[kTileChannels<C>];
+  for (int cell = 0; cell <= kCells; ++cell) sums[cell][threadIdx.x] = C(0);
   const int width = int(args.width), tiles_x = ceil_div(width, kSide);
   const int tile_y = int(blockIdx.x) / tiles_x * kSide, tile_x = int(blockIdx.x) % tiles_x * kSide;
-  if (threadIdx.x == 0) {
-    tile.y = tile_y;
-    tile.x = tile_x;
-  }
-  const int64_t first_channel = int64_t(blockIdx.y) * kTileChannels<C>;
+  const int64_t channels = args.channels, first_channel = int64_t(blockIdx.y) * kTileChannels<C>;
+  const int64_t channel = first_channel + threadIdx.x;
   const int64_t start = first_channel * (kChannelsLast ? 1 : int64_t(plan.pooled_height) * plan.pooled_width);
   Source source{plan,
                 static_cast<const T*>(args.grad_output) + start,
                 args.argmax + start,
-                args.channels,
-                args.channels - first_channel,
+                channels,
+                channels - first_channel,
                 int(blockIdx.z),
                 width,
                 tile_y,
                 tile_x,
+                sums,
                 winners};
-  sum_tile(tile, source, args.num_rois, int64_t(threadIdx.x) < source.lanes);
-  T* to = static_cast<T*>(args.grad_features) + blockIdx.z * args.channels * args.height * args.width;
-  write_tile<kChannelsLast>(tile, first_channel, args.channels, args.height, args.width, to);
+  add_all(stage, source, args.num_rois, channel < channels);
+  if (channel >= channels) return;
+  T* to = static_cast<T*>(args.grad_features) + blockIdx.z * channels * args.height * args.width;
+  const TileOutput<T> output{to, channels, args.height, args.width, tile_y, tile_x};
+  output.template write<kChannelsLast>(channel, [&](int cell) { return sums[cell][threadIdx.x]; });
 }
 
 template <typename Args>
@@ -239,12 +251,12 @@ Status launch_forward(const RoiPoolArgs& args, const Plan& plan, Stream stream) 
   return FASTRPN_LAUNCH((forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args, plan);
 }
 
-template <typename T, int kSide, bool kChannelsLast>
+template <typename T, bool kChannelsLast>
 Status launch_backward(const RoiPoolBackwardArgs& args, const Plan& plan, Stream stream) {
   constexpr int kChannels = kTileChannels<compute_t<T>>;
-  const dim3 grid(unsigned(tiles_of(args.height, args.width, kSide)),
+  const dim3 grid(unsigned(tiles_of(args.height, args.width)),
                   unsigned(ceil_div(args.channels, int64_t(kChannels))), unsigned(args.batch));
-  return FASTRPN_LAUNCH((backward_kernel<T, kSide, kChannelsLast>), grid, kChannels, 0, stream, args, plan);
+  return FASTRPN_LAUNCH((backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, plan);
 }
 
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
@@ -285,19 +297,15 @@ size_t roi_pool_backward_workspace_bytes(const RoiPoolBackwardArgs& args) {
 
 Status roi_pool_backward_cuda(const RoiPoolBackwardArgs& args, void* workspace, Stream stream) {
   if (args.batch * args.channels * args.height * args.width == 0) return nullptr;
-  const int64_t tiles = tiles_of(args.height, args.width, kLargeSide);
-  FASTRPN_TRY(backward_limits(args.batch, args.channels, args.pooled_height, args.pooled_width, tiles));
+  FASTRPN_TRY(backward_limits(args.batch, args.channels, args.pooled_height, args.pooled_width,
+                              tiles_of(args.height, args.width)));
   WorkspaceCursor cursor(workspace);
   const Plan plan = lay_out(args, cursor);
   FASTRPN_TRY(launch_plan(args, plan, stream));
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    if (wants_small_tiles<compute_t<T>>(args.batch, args.channels, tiles)) {
-      return args.channels_last ? launch_backward<T, kSmallSide, true>(args, plan, stream)
-                                : launch_backward<T, kSmallSide, false>(args, plan, stream);
-    }
-    return args.channels_last ? launch_backward<T, kLargeSide, true>(args, plan, stream)
-                              : launch_backward<T, kLargeSide, false>(args, plan, stream);
+    return args.channels_last ? launch_backward<T, true>(args, plan, stream)
+                              : launch_backward<T, false>(args, plan, stream);
   });
 }
 
