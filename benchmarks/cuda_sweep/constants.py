@@ -77,12 +77,9 @@ def threads(op: str, chosen: str, *others: str, only: str = "") -> Constant:
     return of_one(op, "kThreads", file, "constexpr int kThreads = {};", chosen, *others, only=only)
 
 
-def gradient_tile(op: str) -> Constant:
-    """Cells and bytes of a tile together: they decide the threads of a block and its memory."""
-    file = "gradient_tile.h"
-    lines = (file, "constexpr int kTile = {};"), (file, "constexpr int kTileBytes = {} << 10;")
-    others = ("4", "8"), ("4", "16"), ("4", "32"), ("8", "16")
-    return Constant(op, "kTile and kTileBytes", lines, ("8", "32"), others, only="backward")
+def gradient_tile(op: str, name: str, chosen: str, *others: str) -> Constant:
+    line = f"constexpr int {name} = {{}};"
+    return of_one(op, name, "gradient_tile.h", line, chosen, *others, only="backward")
 
 
 WORKSPACE = "nms/nms_workspace.h"
@@ -114,6 +111,14 @@ CONSTANTS = [
         *("1024", "256", "512"),
     ),
     of_one(
+        *("nms", "kSweepBlocks", "nms/nms_sweep.h", "constexpr int64_t kSweepBlocks = {};"),
+        *("1024", "256", "4096"),
+    ),
+    of_one(
+        *("nms", "kTilesAhead", "nms/nms_chunk.h", "constexpr int kTilesAhead = {};"),
+        *("2", "1", "3"),
+    ),
+    of_one(
         *("box_iou", "kRowsPerThread", "box_iou/box_iou_cuda.cu"),
         *("constexpr int kRowsPerThread = {};", "8", "2", "4", "16", "32"),
     ),
@@ -121,9 +126,11 @@ CONSTANTS = [
     threads("match_anchors", "256", "128", "512"),
     threads("soft_nms", "1024", "256", "512"),
     threads("roi_pool", "256", "128", "512", only="forward"),
-    gradient_tile("roi_pool"),
+    gradient_tile("roi_pool", "kSide", "4", "2", "8"),
+    gradient_tile("roi_pool", "kAhead", "16", "8", "32"),
     threads("roi_align", "256", "128", "512", only="forward"),
-    gradient_tile("roi_align"),
+    gradient_tile("roi_align", "kSide", "4", "2", "8"),
+    gradient_tile("roi_align", "kAhead", "16", "8", "32"),
 ]
 
 

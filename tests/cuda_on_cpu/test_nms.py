@@ -55,6 +55,15 @@ def test_several_chunks_and_sweeps():
     assert kept[0] == 300
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_nan_hides_no_box_from_a_sweep(dtype):
+    # A first chunk of 192 that does not fill the output, and then boxes of which half have a NaN.
+    boxes, scores = random_scene(64, 512, seed=3, dtype=dtype, crowd=40.0)
+    scores = torch.linspace(1, 0, 512, dtype=dtype).repeat(64, 1)
+    boxes[:, 192::2, 0] = float("nan")
+    run_both(boxes, scores, 0.3, 48, seeds=1)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_many_rows_are_sorted(dtype):
     # Too many to be ranked by counting; few take part, for the sake of time.

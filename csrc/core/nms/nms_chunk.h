@@ -17,6 +17,7 @@ constexpr int kReduceThreads = 512;
 constexpr int kTilesAhead = 2;  // whose words are on their way
 constexpr int kLanesPerBox = kReduceThreads / kTile;
 constexpr int kWordsPerLane = kMaxTiles / kLanesPerBox;
+constexpr uint64_t kEveryLaneth = ~uint64_t(0) / ((1 << kLanesPerBox) - 1);  // bits 0, kLanesPerBox, ...
 constexpr int kMaxWords = kMaxChunk / 32;
 
 // grid: x over pairs of a row and a column tile of the chunk, none below the diagonal: 0-0, 0-1, 1-1, 0-2,
@@ -72,9 +73,10 @@ struct Bits {
   }
 };
 
-// What a lane looks at of a box: its words for every kLanesPerBox-th of the earlier tiles.
+// What a lane looks at of a box: its words for every kLanesPerBox-th of the earlier tiles. Of most boxes in a
+// dense scene there is none.
 struct Suppressors {
-  bool is_open;
+  bool is_open, any;
   uint64_t own;  // of the box's own tile; in the first lane alone
   uint64_t words[kWordsPerLane];
 
@@ -82,14 +84,21 @@ struct Suppressors {
   __device__ void load(bool open, const uint64_t* words_of_box, int64_t stride, uint64_t summary, int tile) {
     const int lane = int(threadIdx.x) % kLanesPerBox;
     is_open = open;
-    own = open && lane == 0 && (summary >> tile & 1) ? words_of_box[tile * stride] : 0;
+    any = false;
+    own = 0;
+    if (summary == 0) return;
+    if (lane == 0 && (summary >> tile & 1)) own = words_of_box[tile * stride];
+    const uint64_t named = (summary & ((uint64_t(1) << tile) - 1)) >> lane & kEveryLaneth;
+    any = named != 0;
+    if (!any) return;
+    words_of_box += lane * stride;
 #pragma unroll
     for (int k = 0; k < kWordsPerLane; ++k) {
-      const int other = k * kLanesPerBox + lane;
-      words[k] = open && other < tile && (summary >> other & 1) ? words_of_box[other * stride] : 0;
+      words[k] = named >> (k * kLanesPerBox) & 1 ? words_of_box[k * kLanesPerBox * stride] : 0;
     }
   }
   __device__ bool meet(const Bits& kept) const {
+    if (!any) return false;
     uint64_t met = 0;
 #pragma unroll
     for (int k = 0; k < kWordsPerLane; ++k) {
