@@ -93,6 +93,31 @@ def encode_image(image: np.ndarray, suffix: str, jpeg_quality: int = 95) -> byte
     return encoded.tobytes()
 
 
+def array_as_rgb(image: np.ndarray) -> np.ndarray:
+    """What :func:`read_image` would make of an image with these pixels: uint8 [H,W,3].
+
+    Args:
+        image: uint8 or uint16, grey [H,W] or [H,W,1], RGB [H,W,3] or with alpha [H,W,4].
+
+    Raises:
+        ValueError: another dtype or shape.
+    """
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f"image must be an array of uint8 or uint16, got {image.dtype} {image.shape}; floats "
+            "are taken as a tensor [3, H, W] in 0..1"
+        )
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+        raise ValueError(
+            f"image must have shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {image.shape}"
+        )
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[:, :, :3]
+
+
 def image_to_tensor(image: np.ndarray) -> torch.Tensor:
     """uint8 [H,W,3] -> contiguous float32 [3,H,W] in 0..1."""
     # NumPy, not torch: an image is too small to be worth waking torch's threads.

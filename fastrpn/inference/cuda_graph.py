@@ -62,7 +62,10 @@ class GraphCache:
 
 
 def graphed(
-    model: FasterRCNN, step: int = 32, max_graphs: int = 32
+    model: FasterRCNN,
+    step: int = 32,
+    max_graphs: int = 32,
+    score_threshold: float | None = None,
 ) -> Callable[[Sequence[Tensor]], list[dict[str, Tensor]]]:
     """The model's detections of lists of images, from CUDA graphs.
 
@@ -70,6 +73,7 @@ def graphed(
         model: in evaluation mode, on a GPU. Its parameters may change their values later, but not
             their memory.
         step, max_graphs: see :class:`GraphCache`.
+        score_threshold: see :meth:`FasterRCNN.forward`.
 
     Returns:
         what takes and gives what ``model`` does: images [3, H, W] on its device -> a list of dicts.
@@ -82,7 +86,7 @@ def graphed(
         raise ValueError(f"cuda_graph: the model must be on a CUDA device, it is on {device}")
     if model.training:
         raise ValueError("cuda_graph: the model must be in evaluation mode")
-    record = partial(_record, model, torch.cuda.graph_pool_handle())
+    record = partial(_record, model, torch.cuda.graph_pool_handle(), score_threshold)
     return partial(detect_lists, model, GraphCache(record, step, max_graphs))
 
 
@@ -112,7 +116,9 @@ def _autocast_without_cache() -> torch.autocast:
 
 
 @torch.no_grad()
-def _record(model: FasterRCNN, pool: Any, batch: ImageBatch) -> Detect:
+def _record(
+    model: FasterRCNN, pool: Any, score_threshold: float | None, batch: ImageBatch
+) -> Detect:
     """Records ``model.detect`` on copies of the batch; graphs of one pool share their memory."""
     scales = None if batch.scales is None else batch.scales.clone()
     inputs = ImageBatch(batch.images.clone(), batch.sizes.clone(), scales)
@@ -120,11 +126,11 @@ def _record(model: FasterRCNN, pool: Any, batch: ImageBatch) -> Detect:
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream), _autocast_without_cache():
         for _ in range(2):  # what happens once, such as choosing algorithms, is not recorded
-            model.detect(inputs)
+            model.detect(inputs, score_threshold=score_threshold)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool), _autocast_without_cache():
-        outputs = model.detect(inputs)
+        outputs = model.detect(inputs, score_threshold=score_threshold)
     # The graph reads anchors from the model's cache, which forgets: they must stay alive.
     anchors = list(model.rpn.anchors._cache.values())
 

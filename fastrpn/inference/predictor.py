@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import overload
@@ -14,7 +15,7 @@ from torch import Tensor
 from fastrpn.data.dataset import with_background
 from fastrpn.distributed import local_device
 from fastrpn.errors import BadDataPolicy
-from fastrpn.images import image_to_tensor, read_image
+from fastrpn.images import array_as_rgb, image_to_tensor, read_image
 from fastrpn.inference.cuda_graph import graphed
 from fastrpn.inference.media import Frame, list_media, read_media
 from fastrpn.models import FasterRCNN
@@ -37,7 +38,8 @@ class Predictor:
         device: where a checkpoint's model runs: "auto" (a GPU if it can be used, else the CPU),
             "cpu", "cuda", ... A model is not moved.
         batch_size: images in one pass through the network.
-        score_threshold: detections below it are left out.
+        score_threshold: lowest score of a detection, 0 to 1, lower than the model's own, too; None:
+            the model's own.
         precision: "fp32", or "bf16" for convolutions and matrix products in bfloat16; boxes and
             scores stay float32.
         cuda_graph: replay one recorded CUDA graph for each shape of batch; for few or small images
@@ -48,7 +50,8 @@ class Predictor:
         classes: names, "__background__" first; a detection's label is an index into them.
 
     Raises:
-        ValueError: a ``batch_size`` below 1, an unknown ``precision``, ``cuda_graph`` on a device
+        ValueError: a ``batch_size`` below 1, a ``score_threshold`` outside [0, 1], an unknown
+            ``precision``, ``cuda_graph`` on a device
             that is no GPU, a bad checkpoint, or another number of ``classes`` than the model's.
 
     Example::
@@ -65,13 +68,15 @@ class Predictor:
         checkpoint: str | Path | FasterRCNN,
         device: str | torch.device = "auto",
         batch_size: int = 4,
-        score_threshold: float = 0.0,
+        score_threshold: float | None = None,
         precision: str = "fp32",
         cuda_graph: bool = False,
         classes: Sequence[str] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if score_threshold is not None and not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold must be in [0, 1], got {score_threshold}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         if isinstance(checkpoint, FasterRCNN):
@@ -83,7 +88,17 @@ class Predictor:
         self.batch_size = batch_size
         self.score_threshold = score_threshold
         self.precision = precision
-        self.detect = graphed(self.model) if cuda_graph else self.model
+        above = None if score_threshold is None else self._floor(score_threshold)
+        self.detect = (
+            graphed(self.model, score_threshold=above)
+            if cuda_graph
+            else partial(self.model, score_threshold=above)
+        )
+
+    def _floor(self, score_threshold: float) -> float:
+        """What the model's scores must exceed; `_select` keeps those at the threshold, too."""
+        own = self.model.roi_head.config.box_score_threshold
+        return min(own, float(np.nextafter(np.float32(score_threshold), np.float32(-1))))
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a path is a sequence of strings, too
@@ -97,7 +112,8 @@ class Predictor:
         """Detects objects in one image or in several.
 
         Args:
-            images: uint8 arrays [H, W, 3] RGB, float tensors [3, H, W] in 0..1, or paths.
+            images: arrays [H, W, 3] RGB, also grey, with alpha, or of 16 bits, see
+                :func:`fastrpn.images.array_as_rgb`; float tensors [3, H, W] in 0..1; or paths.
 
         Returns:
             for each image "boxes" float32 [D, 4] (xyxy, pixels), "labels" int64 [D] and "scores"
@@ -149,6 +165,8 @@ class Predictor:
 
     def _select(self, detection: Detection) -> Detection:
         detection = {name: value.cpu() for name, value in detection.items()}
+        if self.score_threshold is None:
+            return detection
         keep = detection["scores"] >= self.score_threshold
         return {name: value[keep] for name, value in detection.items()}
 
@@ -168,7 +186,5 @@ def _to_tensor(image: Image) -> Tensor:
     if isinstance(image, str | Path):
         return image_to_tensor(read_image(image))
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
-        return image_to_tensor(image)
+        return image_to_tensor(array_as_rgb(image))
     return image

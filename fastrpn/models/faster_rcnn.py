@@ -88,6 +88,7 @@ class FasterRCNN(nn.Module):
         images: Sequence[Tensor],
         targets: Sequence[dict[str, Tensor]] | None = None,
         proposals: Sequence[Tensor] | None = None,
+        score_threshold: float | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training mode, detections in evaluation mode.
 
@@ -98,6 +99,8 @@ class FasterRCNN(nn.Module):
                 where their values are checked, with a model on a GPU; on a GPU they are not read.
             proposals: for each image boxes float [K, 4] (xyxy pixels) to classify instead of the
                 RPN's, which then does not run: Fast R-CNN alone.
+            score_threshold: in evaluation, detections have a greater score; None: the
+                configuration's ``box_score_threshold``.
 
         Returns:
             training: "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg" (the
@@ -113,7 +116,7 @@ class FasterRCNN(nn.Module):
             batch, ground_truth = self.prepare_training(images, targets)
             return self.losses(batch, ground_truth, self._given(proposals, images, batch))
         batch = self.prepare(images)
-        detections = self.detect(batch, self._given(proposals, images, batch))
+        detections = self.detect(batch, self._given(proposals, images, batch), score_threshold)
         return to_lists(detections, images, batch)
 
     def prepare(self, images: Sequence[Tensor]) -> ImageBatch:
@@ -164,12 +167,19 @@ class FasterRCNN(nn.Module):
         _, box_losses = self.roi_head(features, proposals, batch.sizes, ground_truth)
         return {**rpn_losses, **box_losses}
 
-    def detect(self, batch: ImageBatch, proposals: Proposals | None = None) -> Detections:
+    def detect(
+        self,
+        batch: ImageBatch,
+        proposals: Proposals | None = None,
+        score_threshold: float | None = None,
+    ) -> Detections:
         """Detections of a padded batch, padded; boxes in pixels of the batch's images."""
         features = self.features(batch.images)
         if proposals is None:
             proposals, _ = self.rpn(features, batch)
-        detections, _ = self.roi_head(features, proposals, batch.sizes)
+        detections, _ = self.roi_head(
+            features, proposals, batch.sizes, score_threshold=score_threshold
+        )
         return detections
 
     def propose(self, batch: ImageBatch, limit: int | None = None) -> Proposals:

@@ -104,6 +104,7 @@ class RoIHead(nn.Module):
         proposals: Proposals,
         image_sizes: Tensor,
         ground_truth: GroundTruth | None = None,
+        score_threshold: float | None = None,
     ) -> tuple[Detections | None, dict[str, Tensor]]:
         """Losses in training (with ground truth), detections otherwise.
 
@@ -111,12 +112,13 @@ class RoIHead(nn.Module):
             features: the levels' maps [B, C, H, W], the finest first.
             proposals: boxes [B, K, 4] and counts [B].
             image_sizes: int64 [B, 2], (height, width).
+            score_threshold: detections have a greater score; None: the configuration's.
         """
         if ground_truth is not None:
             return None, self.losses(features, proposals, ground_truth)
         proposals = _without_padding(proposals)
         logits, deltas = self.predict(features, proposals.boxes)
-        return self.detect(logits, deltas, proposals, image_sizes), {}
+        return self.detect(logits, deltas, proposals, image_sizes, score_threshold), {}
 
     def predict(self, features: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Regions [B, S, 4] -> logits [B, S, C], deltas [B, S, C, 4]."""
@@ -174,7 +176,12 @@ class RoIHead(nn.Module):
         return {"loss_classifier": loss_classifier, "loss_box_reg": loss_box}
 
     def detect(
-        self, logits: Tensor, deltas: Tensor, proposals: Proposals, image_sizes: Tensor
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        proposals: Proposals,
+        image_sizes: Tensor,
+        score_threshold: float | None = None,
     ) -> Detections:
         """Decodes the boxes of every class and suppresses overlapping ones class by class.
 
@@ -182,6 +189,8 @@ class RoIHead(nn.Module):
             logits: [B, K, C]. deltas: [B, K, C, 4].
         """
         config = self.config
+        if score_threshold is None:
+            score_threshold = config.box_score_threshold
         batch, count, classes = logits.shape
         scores = logits.float().softmax(-1)[:, :, 1:]
         boxes = self._decode(deltas.float()[:, :, 1:], proposals.boxes, image_sizes)
@@ -197,7 +206,7 @@ class RoIHead(nn.Module):
             config.box_nms_threshold,
             config.detections_per_image,
             groups=labels,
-            score_threshold=config.box_score_threshold,
+            score_threshold=score_threshold,
         )
         kept = kept.clamp(min=0)
         return Detections(
