@@ -48,7 +48,8 @@ def detect_files(
 
     Memory does not grow with their number and length. Writes what `formats` asks for:
 
-    - "pictures": `<name>.jpg` with boxes for every image, `<name>.mp4` for every video.
+    - "pictures": `<name>.jpg` with boxes for every image, `<name>.mp4` for every video, in folders
+      as the inputs are.
     - "json": `detections.json`, a list of {"image_id", "category_id", "bbox" (x, y, width, height),
       "score"} in the order of the files. image_id is the file's path as given, for a frame of a
       video with "#" and its number from 0; category_id indexes `predictor.classes`.
@@ -56,8 +57,8 @@ def detect_files(
 
     Args:
         predictor: the model.
-        paths: images, videos or folders.
-        output: folder for the results, made if it is not there.
+        paths: images, videos or folders, which are searched with all that is below them.
+        output: folder for the results, made if it is not there; not searched.
         on_bad_data: "stop" at an unreadable file, or "skip" it and say so in the result.
         progress: show a progress bar.
         formats: some of the three.
@@ -71,8 +72,9 @@ def detect_files(
     if unknown:
         raise ValueError(f"formats must be some of {', '.join(FORMATS)}, got {min(unknown)!r}")
     policy = BadDataPolicy(on_bad_data)
-    files = list_media(paths)
-    names = picture_names(files) if "pictures" in formats else {}
+    places = list_media(paths, output)
+    files = list(places)
+    names = picture_names(places) if "pictures" in formats else {}
     _protect_inputs(files, output, names)
     rank, size = distributed.rank(), distributed.size()
     mine = files[len(files) * rank // size : len(files) * (rank + 1) // size]

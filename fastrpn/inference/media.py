@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,25 +35,50 @@ class Frame(NamedTuple):
         return str(self.path) if self.number is None else f"{self.path}#{self.number}"
 
 
-def list_media(paths: Iterable[str | Path]) -> list[Path]:
+def list_media(paths: Iterable[str | Path], output: Path | None = None) -> dict[Path, Path]:
     """The files among the paths, and the images and videos in the folders among them, by name.
+
+    Folders are searched with all that is below them, but for what is hidden.
+
+    Args:
+        output: a folder that is not searched where it lies below another.
+
+    Returns:
+        {file: where it lies below the path that brought it}; of a file, its name.
 
     Raises:
         FileNotFoundError: a path that does not exist, or no file at all.
     """
-    files: list[Path] = []
+    files: dict[Path, Path] = {}
     paths = list(paths)
     for path in map(Path, paths):
         if path.is_dir():
-            known = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
-            files += sorted(file for file in path.iterdir() if file.suffix.lower() in known)
+            found = {file: file.relative_to(path) for file in _media_below(path, output)}
         elif path.is_file():
-            files.append(path)
+            found = {path: Path(path.name)}
         else:
             raise FileNotFoundError(f"{path}: no such file or folder")
+        for file, place in found.items():
+            files.setdefault(file, place)
     if not files:
         raise FileNotFoundError(f"no image or video in {', '.join(map(str, paths))}")
-    return list(dict.fromkeys(files))
+    return files
+
+
+def _media_below(folder: Path, output: Path | None) -> list[Path]:
+    """Images and videos, sorted: those of a folder, then those of the folders in it."""
+    known = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
+    left_out = output.resolve() if output is not None else None
+    files: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and Path(root, name).resolve() != left_out
+        )
+        found = (Path(root, name) for name in sorted(names) if not name.startswith("."))
+        files += [file for file in found if file.suffix.lower() in known]
+    return files
 
 
 def read_media(files: Iterable[Path], policy: BadDataPolicy) -> Iterator[Frame]:

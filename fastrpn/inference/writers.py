@@ -115,16 +115,21 @@ class PictureWriter:
             self._video.write(picture)
 
 
-def picture_names(files: Sequence[Path]) -> dict[Path, str]:
-    """A file name for each picture; files of one name in several folders get a number."""
+def picture_names(files: Mapping[Path, Path]) -> dict[Path, str]:
+    """Where each picture goes below the output folder: as its file lies below the path that
+    brought it; of two that would go to one place, the second gets a number.
+
+    Args:
+        files: of :func:`fastrpn.inference.media.list_media`.
+    """
     names: dict[Path, str] = {}
     taken: set[str] = set()
-    for file in files:
+    for file, place in files.items():
         suffix = ".mp4" if is_video(file) else ".jpg"
-        name, number = f"{file.stem}{suffix}", 1
+        name, number = str(place.with_suffix(suffix)), 1
         while name in taken:
             number += 1
-            name = f"{file.stem}-{number}{suffix}"
+            name = str(place.with_name(f"{place.stem}-{number}{suffix}"))
         taken.add(name)
         names[file] = name
     return names

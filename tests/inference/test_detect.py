@@ -155,16 +155,39 @@ def test_an_unfinished_video_does_not_appear(predictor, folder, tmp_path, monkey
 
 def test_refusals(predictor, folder, tmp_path):
     write_image(folder / "3.jpg", picture(3))
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(ValueError, match=r"3\.jpg would replace an input"):
         detect_files(predictor, [folder], folder, progress=False)
     with pytest.raises(ValueError, match="formats must be some of .* got 'xml'"):
         detect_files(predictor, [folder], tmp_path, progress=False, formats=["xml"])
     with pytest.raises(FileNotFoundError, match="no image or video in"):
-        list_media([tmp_path])
+        list_media([empty])
     with pytest.raises(FileNotFoundError, match="nowhere: no such file"):
         next(predictor.stream("nowhere"))
     with pytest.raises(ValueError, match="precision must be one of fp32, bf16, got 'fp8'"):
         Predictor("last.pt", precision="fp8")
+
+
+def test_folders_below_folders_keep_their_places(predictor, tmp_path):
+    root = tmp_path / "in"
+    places = [
+        "x.png",
+        "day/x.png",
+        "day/x.jpg",
+        "night/deep/x.png",
+        "night/.hidden/x.png",
+        ".x.png",
+    ]
+    for place in places:
+        write_image(root / place, picture(0))
+    for _ in range(2):  # what the first run wrote is no input of the second
+        done = detect_files(predictor, [root, root / "x.png"], root / "out", progress=False)
+        assert done.num_images == 4
+    found = sorted(str(path.relative_to(root / "out")) for path in (root / "out").rglob("*.jpg"))
+    assert found == ["day/x-2.jpg", "day/x.jpg", "night/deep/x.jpg", "x.jpg"]
+    results = json.loads((root / "out/detections.json").read_text())
+    assert {result["image_id"] for result in results} <= {str(root / place) for place in places}
 
 
 def test_pictures_of_one_name_do_not_replace_each_other(predictor, tmp_path):
