@@ -21,6 +21,7 @@ from fastrpn.data.dataset import AnnotatedImages
 from fastrpn.demo import run_demo
 from fastrpn.drawing import draw_anchors
 from fastrpn.evaluation import evaluate
+from fastrpn.evaluation.coco_ap import MAX_DETECTIONS
 from fastrpn.evaluation.report import print_metrics, write_json
 from fastrpn.images import write_image
 from fastrpn.inference import Predictor
@@ -128,22 +129,33 @@ def evaluate_command(
     device: Device = "auto",
     precision: Precision = "fp32",
     reading: ReadingOptions = None,
+    max_detections: int | None = None,
     output: Path | None = None,
 ) -> None:
     """Evaluate a checkpoint on annotated images in PASCAL VOC or COCO layout.
 
     Args:
         proposals: file of `fastrpn proposals`, instead of the RPN's.
+        max_detections: most detections of an image that the model gives and COCO's numbers look
+            at; without it, the model's own number and COCO's 100.
         output: JSON file for all numbers and curves.
     """
     with distributed.process_group(device):
         used = distributed.local_device(device)
         model, classes = load_model(checkpoint, used)
+        if max_detections is not None:
+            model.config = model.config.override(detections_per_image=max_detections)
         dataset = (reading or Reading()).open(data, image_set, classes)
         if proposals:
             dataset = WithProposals(dataset, ProposalSet.load(proposals))
         with torch.autocast(used.type, torch.bfloat16, enabled=precision == "bf16"):
-            metrics = evaluate(model, dataset, batch_size=batch_size, workers=workers)
+            metrics = evaluate(
+                model,
+                dataset,
+                batch_size=batch_size,
+                workers=workers,
+                max_detections=max_detections or MAX_DETECTIONS,
+            )
         is_main = distributed.is_main()
     if is_main:
         print_metrics(metrics)

@@ -14,30 +14,50 @@ if TYPE_CHECKING:
     from pycocotools.coco import COCO
 
 
+AREAS = ("all", "small", "medium", "large")  # up to 32 x 32 pixels, up to 96 x 96, more
+MAX_DETECTIONS = 100
+
+
 @dataclass
 class COCOResult:
-    """Precision float64 [T,R,C] at IoU 0.5, 0.55, ..., 0.95, recall 0, 0.01, ..., 1 and class.
+    """What COCO's evaluation measures; NaN where a class has no ground truth that counts.
 
-    Class c has label c + 1. NaN where a class has no ground truth that counts.
+    Attributes:
+        precision: float64 [T,R,C,4] at IoU 0.5, 0.55, ..., 0.95, recall 0, 0.01, ..., 1, class (c
+            has label c + 1) and one of `AREAS`.
+        recall: float64 [T,C,4], the greatest that was reached.
     """
 
     precision: np.ndarray
+    recall: np.ndarray
 
-    def ap(self, iou: float | None = None, label: int | None = None) -> float:
+    def ap(self, iou: float | None = None, label: int | None = None, area: str = "all") -> float:
         """Mean precision over the classes that occur: at one IoU or all, of one label or all."""
-        precision = self.precision
+        precision = self.precision[:, :, :, AREAS.index(area)]
         if iou is not None:
             precision = precision[[round((iou - 0.5) / 0.05)]]
         if label is not None:
             precision = precision[:, :, [label - 1]]
-        known = ~np.isnan(precision)
-        return float(precision[known].mean()) if known.any() else float("nan")
+        return _mean_of_known(precision)
+
+    def ar(self, label: int | None = None) -> float:
+        """Mean of the greatest recall over all IoUs and the classes that occur, or of one label."""
+        recall = self.recall[:, :, 0]
+        return _mean_of_known(recall if label is None else recall[:, [label - 1]])
+
+
+def _mean_of_known(values: np.ndarray) -> float:
+    known = ~np.isnan(values)
+    return float(values[known].mean()) if known.any() else float("nan")
 
 
 def coco_precision(
-    detections: Sequence[dict], targets: Sequence[dict], num_classes: int
+    detections: Sequence[dict],
+    targets: Sequence[dict],
+    num_classes: int,
+    max_detections: int = MAX_DETECTIONS,
 ) -> COCOResult:
-    """Runs COCO's box evaluation (all areas, at most 100 detections an image).
+    """Runs COCO's box evaluation. The area of an object is that of its box.
 
     Ground truth marked "ignore" goes in as COCO's `iscrowd`: a detection that lies on it counts
     neither way, where "lies on" compares the overlap with the area of the detection alone.
@@ -46,6 +66,7 @@ def coco_precision(
         detections: one dict an image with "boxes" [D,4] xyxy, "scores" [D] and "labels" [D].
         targets: one dict an image with "boxes" [G,4], "labels" [G] and optionally "ignore" [G].
         num_classes: with the background; labels are 1 to num_classes - 1.
+        max_detections: of an image and class, the best; COCO's number is 100.
     """
     from pycocotools.cocoeval import COCOeval  # everything else runs without the package
 
@@ -71,10 +92,11 @@ def coco_precision(
             _index(results, len(targets), classes),
             "bbox",
         )
+        evaluation.params.maxDets = [max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # all areas, most detections
-    return COCOResult(np.where(precision < 0, np.nan, precision))
+    found = (evaluation.eval[name][..., 0] for name in ("precision", "recall"))
+    return COCOResult(*(np.where(values < 0, np.nan, values) for values in found))
 
 
 def _entry(image: int, box: np.ndarray, label: int) -> dict:

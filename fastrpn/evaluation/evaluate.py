@@ -12,7 +12,7 @@ from rich.progress import track
 
 from fastrpn import distributed
 from fastrpn.data import LabelledImages, Part, build_loader
-from fastrpn.evaluation.coco_ap import COCOResult, coco_precision
+from fastrpn.evaluation.coco_ap import AREAS, MAX_DETECTIONS, COCOResult, coco_precision
 from fastrpn.evaluation.voc_ap import voc_curve
 
 Detector = Callable[..., list[dict[str, Any]]]  # of a list of images
@@ -25,6 +25,7 @@ def evaluate(
     batch_size: int = 4,
     workers: int = 0,
     progress: bool = True,
+    max_detections: int = MAX_DETECTIONS,
 ) -> dict[str, Any]:
     """Runs a detector over a data set and scores it.
 
@@ -38,6 +39,8 @@ def evaluate(
         batch_size: images a call, in one process.
         workers: processes that read images; 0 reads in this one.
         progress: show a progress bar.
+        max_detections: see `evaluate_detections`; a model gives no more than its
+            ``detections_per_image``.
 
     Returns:
         What `evaluate_detections` returns.
@@ -47,7 +50,7 @@ def evaluate(
     )
     metrics = None
     if distributed.is_main():
-        metrics = evaluate_detections(detections, targets, dataset.classes)
+        metrics = evaluate_detections(detections, targets, dataset.classes, max_detections)
     return distributed.broadcast(metrics)
 
 
@@ -102,7 +105,10 @@ def detect_all(
 
 
 def evaluate_detections(
-    detections: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]], classes: Sequence[str]
+    detections: Sequence[dict[str, Any]],
+    targets: Sequence[dict[str, Any]],
+    classes: Sequence[str],
+    max_detections: int = MAX_DETECTIONS,
 ) -> dict[str, Any]:
     """Scores detections against ground truth.
 
@@ -113,21 +119,27 @@ def evaluate_detections(
         detections: one dict an image with "boxes" [D,4] xyxy, "scores" [D] and "labels" [D].
         targets: one dict an image with "boxes" [G,4], "labels" [G] and optionally "ignore" [G].
         classes: names, "__background__" first.
+        max_detections: of an image and class, the best ones that COCO's numbers look at.
 
     Returns:
-        "AP" (mean over IoU 0.5 to 0.95), "AP50", "AP75": COCO's; "voc_ap_11pt", "voc_ap_area":
-        VOC's, at IoU 0.5; "num_images"; "per_class": {name: the same five and "num_objects"};
+        "AP" (mean over IoU 0.5 to 0.95), "AP50", "AP75", "AP_small" (boxes of up to 32 x 32
+        pixels), "AP_medium" (96 x 96), "AP_large", "AR" (the recall reached): COCO's;
+        "voc_ap_11pt", "voc_ap_area": VOC's, at IoU 0.5; "num_images"; "per_class": {name: the same
+        nine and "num_objects"};
         "curves": {name: {"recall": list, "precision": list}}, VOC's at IoU 0.5. All of it fits
         into JSON.
 
     Raises:
-        ValueError: another number of detections than of targets, or a label that is no class.
+        ValueError: another number of detections than of targets, a label that is no class, or a
+            ``max_detections`` below 1.
     """
+    if max_detections < 1:
+        raise ValueError(f"max_detections must be at least 1, got {max_detections}")
     if len(detections) != len(targets):
         raise ValueError(f"{len(detections)} detections for {len(targets)} targets")
     for name, entries in (("detections", detections), ("targets", targets)):
         _check_labels(name, entries, len(classes))
-    coco = coco_precision(detections, targets, len(classes))
+    coco = coco_precision(detections, targets, len(classes), max_detections)
     per_class, curves = {}, {}
     for label, name in enumerate(classes[1:], start=1):
         curve = voc_curve(detections, targets, label)
@@ -164,7 +176,9 @@ def _check_labels(name: str, entries: Sequence[dict[str, Any]], num_classes: int
 
 def _coco_numbers(coco: COCOResult, label: int | None = None) -> dict[str, Any]:
     ious = {"AP": None, "AP50": 0.5, "AP75": 0.75}
-    return {key: _or_none(coco.ap(iou, label)) for key, iou in ious.items()}
+    numbers = {key: coco.ap(iou, label) for key, iou in ious.items()}
+    numbers |= {f"AP_{area}": coco.ap(None, label, area) for area in AREAS[1:]}
+    return {key: _or_none(value) for key, value in {**numbers, "AR": coco.ar(label)}.items()}
 
 
 def _or_none(value: float) -> float | None:

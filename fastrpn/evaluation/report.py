@@ -25,6 +25,7 @@ COLUMNS = {
     "voc_ap_11pt": "VOC 11-point",
     "voc_ap_area": "VOC area",
 }
+BELOW_THE_TABLE = {"AP_small": "small", "AP_medium": "medium", "AP_large": "large", "AR": "AR"}
 
 
 def print_metrics(metrics: Mapping[str, Any], console: Console | None = None) -> None:
@@ -34,12 +35,15 @@ def print_metrics(metrics: Mapping[str, Any], console: Console | None = None) ->
         table.add_row(name, str(numbers["num_objects"]), *map(_cell, _select(numbers)))
     table.add_section()
     table.add_row("all", "", *map(_cell, _select(metrics)))
-    (console or Console()).print(table)
+    console = console or Console()
+    console.print(table)
+    numbers = (f"{title} {_cell(metrics[name])}" for name, title in BELOW_THE_TABLE.items())
+    console.print("AP of all: " + ", ".join(numbers), highlight=False)
 
 
 def summary(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """The numbers over all classes of what `evaluate` returned."""
-    return {name: metrics[name] for name in COLUMNS}
+    return {name: metrics[name] for name in (*COLUMNS, *BELOW_THE_TABLE)}
 
 
 def write_json(path: str | Path, content: object) -> Path:

@@ -42,10 +42,15 @@ def test_eval_prints_a_table_and_writes_all_numbers(checkpoint, data, tmp_path, 
     report = tmp_path / "metrics.json"
     command = ["eval", "--checkpoint", str(checkpoint), "--data", str(data)]
     main([*command, "--output", str(report)])
-    assert "VOC 11-point" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "VOC 11-point" in printed and "small" in printed
     metrics = json.loads(report.read_text())
     assert {"AP", "AP50", "voc_ap_area", "per_class"} <= set(metrics)
     assert metrics["num_images"] == 2
+    main([*command, "--max-detections", "1"])
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--max-detections", "0"])
+    assert end.value.code == 2
 
 
 def test_train_and_eval_on_coco_and_on_several_sets(data, tmp_path, capsys):

@@ -135,6 +135,73 @@ def test_the_first_detection_of_the_first_image_can_match():
     assert coco_precision([detected((A, 1.0, 1))], [truth((A, 1))], 2).ap() == pytest.approx(1)
 
 
+def test_areas_recall_and_many_detections_are_pycocotools():
+    """Against the twelve numbers that pycocotools itself sums up, at COCO's 100 detections."""
+    rng = np.random.default_rng(5)
+    targets, detections = [], []
+    for _ in range(6):
+        corners = rng.uniform(0, 300, (150, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(5, 160, (150, 2))], axis=1)
+        labels = rng.integers(1, 3, 150)
+        targets.append(truth(*zip(boxes.tolist(), labels.tolist(), strict=True)))
+        moved = boxes + rng.normal(0, 3, boxes.shape)
+        moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2] + 1)
+        scores = rng.uniform(0, 1, 150).round(2)
+        detections.append(detected(*zip(moved.tolist(), scores, labels, strict=True)))
+    result = evaluate_detections(detections, targets, CLASSES)
+    expected = _summary_of_pycocotools(detections, targets)
+    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+    assert [result[name] for name in names] == pytest.approx(expected[:6], abs=1e-12)
+    assert result["AR"] == pytest.approx(expected[8], abs=1e-12)
+    assert len({round(value, 6) for value in expected[3:6]}) == 3
+
+
+def _summary_of_pycocotools(detections, targets):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def entries(images, extra):
+        number = 0
+        for image, entry in enumerate(images):
+            for i, (x1, y1, x2, y2) in enumerate(entry["boxes"].double().tolist()):
+                number += 1
+                size = x2 - x1, y2 - y1
+                yield {
+                    **{"id": number, "image_id": image, "category_id": int(entry["labels"][i])},
+                    **{"bbox": [x1, y1, *size], "area": size[0] * size[1], **extra(entry, i)},
+                }
+
+    truth_file = COCO()
+    truth_file.dataset = {
+        "images": [{"id": i} for i in range(len(targets))],
+        "categories": [{"id": 1}, {"id": 2}],
+        "annotations": list(entries(targets, lambda *_: {"iscrowd": 0})),
+        "info": {},
+    }
+    truth_file.createIndex()
+    results = list(entries(detections, lambda entry, i: {"score": float(entry["scores"][i])}))
+    evaluation = COCOeval(truth_file, truth_file.loadRes(results), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats.tolist()
+
+
+@pytest.mark.parametrize("most, ap50", [(100, 51 / 101), (150, 76 / 101), (200, 1.0)])
+def test_as_many_detections_count_as_are_asked_for(most, ap50):
+    """200 perfect detections in an image."""
+    boxes = [(20 * i, 20 * j, 20 * i + 10, 20 * j + 10) for i in range(20) for j in range(10)]
+    targets = [truth(*((box, 1) for box in boxes))]
+    found = [detected(*((box, 1 - 0.001 * i, 1) for i, box in enumerate(boxes)))]
+    result = evaluate_detections(found, targets, CLASSES, max_detections=most)
+    assert result["AP50"] == pytest.approx(ap50) and result["AR"] == pytest.approx(most / 200)
+
+
+def test_no_detection_is_no_number_of_detections():
+    with pytest.raises(ValueError, match="max_detections must be at least 1, got 0"):
+        evaluate_detections([], [], CLASSES, max_detections=0)
+
+
 def test_coco_is_quiet(capsys):
     coco_precision([detected((A, 1.0, 1))], [truth((A, 1))], 2)
     assert capsys.readouterr().out == ""

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fastrpn.data import FromTorchvision, generate_synthetic
+from fastrpn.evaluation.report import BELOW_THE_TABLE, COLUMNS
 from fastrpn.images import image_to_tensor, read_image
 from fastrpn.inference import Predictor
 from fastrpn.models import BoxHead, FasterRCNN, ModelConfig, load_weights
@@ -134,7 +135,7 @@ def test_the_best_checkpoint_stays_when_ap_falls(config, monkeypatch):
     scores = iter([0.2, 0.5, 0.3, 0.4])  # an epoch has four steps, and is evaluated at its end
 
     def scored(self, dataset):
-        return dict.fromkeys(("AP", "AP50", "AP75", "voc_ap_11pt", "voc_ap_area"), next(scores))
+        return dict.fromkeys((*COLUMNS, *BELOW_THE_TABLE), next(scores))
 
     monkeypatch.setattr(Trainer, "score", scored)
     settings = {"steps": 12, "val_set": "val", "eval_every": 1, "pictures": 0, "rehearsal": False}
