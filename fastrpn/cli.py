@@ -25,22 +25,24 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; bad input ends with one line and exit code 2, a training that diverged with
-    one line and 1, a bug with its traceback."""
+    """Runs one command; bad input ends with one line and exit code 2, what went wrong on the way (a
+    training that diverged, a full disk) with one line and 1, a bug with its traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     words = (place for place, word in enumerate(arguments) if not word.startswith("-"))
     end = next(words, len(arguments)) + 1  # behind the command's name
     debug = _parser().parse_args(arguments[:end]).debug
     try:
-        from fastrpn.commands import CycloptsError, NonFiniteLossError, run
+        from fastrpn.commands import CycloptsError, NonFiniteLossError, WorkerKilledError, run
     except ImportError as error:
         _exit(error, 2, debug)
     try:
         run(arguments[end - 1 :])
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, WorkerKilledError) as error:
         _exit(error, 1, debug)
     except (CycloptsError, ValueError, FileNotFoundError, NotADirectoryError, ImportError) as error:
         _exit(error, 2, debug)
+    except OSError as error:  # a full disk, for example
+        _exit(error, 1, debug)
     except KeyboardInterrupt:
         sys.exit(130)
 

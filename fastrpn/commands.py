@@ -18,11 +18,13 @@ from fastrpn.analysis import markdown_table, proposal_recall
 from fastrpn.analysis.report import print_anchor_design, print_receptive_field
 from fastrpn.data import ProposalSet, Reading, WithProposals
 from fastrpn.data.dataset import AnnotatedImages
+from fastrpn.data.loader import WorkerKilledError
 from fastrpn.demo import run_demo
 from fastrpn.drawing import draw_anchors
 from fastrpn.evaluation import evaluate
 from fastrpn.evaluation.coco_ap import MAX_DETECTIONS
 from fastrpn.evaluation.report import print_metrics, write_json
+from fastrpn.files import require_writable
 from fastrpn.images import write_image
 from fastrpn.inference import Predictor
 from fastrpn.inference.detect import detect_files
@@ -30,10 +32,11 @@ from fastrpn.inference.propose import propose_dataset
 from fastrpn.info import collect
 from fastrpn.models.anchors import cell_anchors
 from fastrpn.models.checkpoint import load_model
+from fastrpn.models.precision import autocast
 from fastrpn.training import NonFiniteLossError, TrainConfig, train
 from fastrpn.training.config import read_config_file
 
-__all__ = ["CycloptsError", "NonFiniteLossError", "app", "run"]
+__all__ = ["CycloptsError", "NonFiniteLossError", "WorkerKilledError", "app", "run"]
 
 # Options that several commands have; the same words as in TrainConfig.
 Checkpoint = Annotated[Path, Parameter(help="of a training: last.pt or best.pt")]
@@ -54,7 +57,7 @@ Device = Annotated[
     str, Parameter(help='"auto" (a GPU if it can be used, else the CPU), "cpu", "cuda", "cuda:1"')
 ]
 Precision = Annotated[
-    Literal["fp32", "bf16"], Parameter(help="of convolutions and matrix products")
+    Literal["fp32", "bf16", "fp16"], Parameter(help="of convolutions and matrix products")
 ]
 
 
@@ -92,6 +95,7 @@ def demo(*, output: Path = Path("demo"), seed: int = 0) -> None:
         output: folder for data, model and pictures.
         seed: of data, weights and order.
     """
+    require_writable("output", output, is_folder=True)
     run_demo(output, seed=seed)
 
 
@@ -140,6 +144,8 @@ def evaluate_command(
             at; without it, the model's own number and COCO's 100.
         output: JSON file for all numbers and curves.
     """
+    if output:
+        require_writable("output", output)
     with distributed.process_group(device):
         used = distributed.local_device(device)
         model, classes = load_model(checkpoint, used)
@@ -148,7 +154,7 @@ def evaluate_command(
         dataset = (reading or Reading()).open(data, image_set, classes)
         if proposals:
             dataset = WithProposals(dataset, ProposalSet.load(proposals))
-        with torch.autocast(used.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(used, precision):
             metrics = evaluate(
                 model,
                 dataset,
@@ -189,6 +195,7 @@ def detect(
         score_threshold: lowest score of a detection, 0 to 1.
         cuda_graph: on a GPU, replay one recorded graph for each shape of batch.
     """
+    require_writable("output", output, is_folder=True)
     # Shares may take very different times: a long video is not divided.
     with distributed.process_group(device, patience=timedelta(days=7)):
         predictor = Predictor(
@@ -233,6 +240,7 @@ def proposals(
         limit: proposals an image at most.
         recall: print the share of objects that they meet.
     """
+    require_writable("output", output)
     if method == "rpn" and checkpoint is None:
         raise ValueError("--method rpn needs a --checkpoint")
     with distributed.process_group(device):
@@ -290,6 +298,7 @@ def anchors(
         sizes: square roots of areas, pixels.
         ratios: height / width.
     """
+    require_writable("output", output)
     if data is not None:
         reading = reading or Reading()
         training = reading.open(data, train_set)

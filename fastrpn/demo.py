@@ -81,6 +81,7 @@ def run_demo(
         )
     config = demo_config(data, output / "model", seed)
     config.steps, config.progress = steps or config.steps, progress
+    config.overwrite = True  # the folder is the demo's own
     with _timed(seconds, "training"):
         result = train(config)
     training_set = VOCDataset(data, "train")

@@ -20,8 +20,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastrpn._library import core
 
-__all__ = ["all_gather", "barrier", "broadcast", "exchange_gradients", "gather", "is_main"]
-__all__ += ["local_device", "mean", "process_group", "rank", "same_buffers", "share_gradients"]
+__all__ = ["all_gather", "any_process", "barrier", "broadcast", "exchange_gradients", "gather"]
+__all__ += [
+    "is_main",
+    "local_device",
+    "mean",
+    "process_group",
+    "rank",
+    "same_buffers",
+    "share_gradients",
+]
 __all__ += ["size"]
 
 
@@ -103,6 +111,15 @@ def mean(values: Tensor) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total / size()
+
+
+def any_process(holds: bool) -> bool:
+    """Whether it holds in one of the processes, on each of them."""
+    if size() == 1:
+        return holds
+    found = torch.tensor(int(holds))  # on the CPU, through gloo: a GPU is not waited for
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found)
 
 
 def all_gather(value: Any) -> list[Any]:

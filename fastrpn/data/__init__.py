@@ -1,6 +1,12 @@
 """Data sets, loading, and the synthetic data set of the demo."""
 
-from fastrpn.data.augment import ColorJitter, RandomShortSide, augmentation
+from fastrpn.data.augment import (
+    ColorJitter,
+    RandomCrop,
+    RandomQuarterTurn,
+    RandomShortSide,
+    augmentation,
+)
 from fastrpn.data.coco import COCODataset, detections_to_coco_results
 from fastrpn.data.cvat import CVATDataset
 from fastrpn.data.image_folder import ImageFolderDataset
@@ -15,6 +21,7 @@ from fastrpn.data.synthetic import (
     generate_synthetic,
     majority_label,
 )
+from fastrpn.data.tiles import Tiles
 from fastrpn.data.torchvision_style import FromTorchvision
 from fastrpn.data.transforms import Compose, RandomHorizontalFlip, ResizeShortSide
 from fastrpn.data.voc import VOCDataset
@@ -36,11 +43,14 @@ __all__ = [
     "Loader",
     "Part",
     "ProposalSet",
+    "RandomCrop",
     "RandomHorizontalFlip",
+    "RandomQuarterTurn",
     "RandomShortSide",
     "Reading",
     "ResizeShortSide",
     "Samples",
+    "Tiles",
     "VOCDataset",
     "WithProposals",
     "YOLODataset",

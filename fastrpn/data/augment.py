@@ -7,11 +7,19 @@ whatever the number of workers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
-from fastrpn.data.transforms import Compose, RandomHorizontalFlip, ResizeShortSide, Transform
+from fastrpn.data.transforms import (
+    Compose,
+    RandomHorizontalFlip,
+    ResizeShortSide,
+    Transform,
+    map_boxes,
+)
+from fastrpn.tiling import boxes_in_tile
 
 # RGB -> luma and two colour differences (the YIQ of analog television): grey has none of the two.
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -72,11 +80,60 @@ class RandomShortSide:
         return self.resizes[rng.integers(len(self.resizes))](image, target, rng)
 
 
+class RandomCrop:
+    """A square of `size` pixels at a random place; of a shorter side all.
+
+    Of the objects, those stay of which at least half is inside, clipped to the crop.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(
+        self, image: torch.Tensor, target: dict, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict]:
+        height, width = image.shape[-2:]
+        y, x = (int(rng.integers(max(0, side - self.size) + 1)) for side in (height, width))
+        y2, x2 = min(height, y + self.size), min(width, x + self.size)
+        tile = torch.tensor([x, y, x2, y2])
+        boxes, kept = boxes_in_tile(target["boxes"], tile)
+        objects = {name: target[name][kept] for name in ("labels", "ignore") if name in target}
+        cropped = {**target, "boxes": boxes, **objects}
+        if "proposals" in target:
+            cropped["proposals"] = boxes_in_tile(target["proposals"], tile)[0]
+        return image[:, y:y2, x:x2].contiguous(), cropped
+
+
+class RandomQuarterTurn:
+    """Turns image and boxes by 0, 90, 180 or 270 degrees: for what is seen from above."""
+
+    def __call__(
+        self, image: torch.Tensor, target: dict, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict]:
+        turns = int(rng.integers(4))
+        if turns == 0:
+            return image, target
+        planes = image.numpy()
+        for _ in range(turns):  # counterclockwise: x becomes width - x going up
+            width = planes.shape[-1]
+            planes = np.rot90(planes, axes=(-2, -1))
+            target = map_boxes(target, partial(_turned, width=width))
+        return torch.from_numpy(planes.copy()), target
+
+
+def _turned(boxes: torch.Tensor, width: int) -> torch.Tensor:
+    """Boxes xyxy [N, 4] after a quarter turn counterclockwise of an image `width` pixels wide."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack([y1, width - x2, y2, width - x1], dim=-1)
+
+
 def augmentation(
     flip: float = 0.0,
     color_jitter: Sequence[float] = (),
     short_sides: Sequence[int] = (),
     long_side: int | None = None,
+    crop: int | None = None,
+    quarter_turns: bool = False,
 ) -> Transform | None:
     """The transforms of a training run as one, or None where there is none.
 
@@ -84,8 +141,14 @@ def augmentation(
         flip: probability of a horizontal flip.
         color_jitter: up to four arguments of `ColorJitter`.
         short_sides, long_side: arguments of `RandomShortSide`.
+        crop: argument of `RandomCrop`.
+        quarter_turns: whether to apply `RandomQuarterTurn`.
     """
     transforms: list[Transform] = []
+    if crop:
+        transforms.append(RandomCrop(crop))
+    if quarter_turns:
+        transforms.append(RandomQuarterTurn())
     if flip:
         transforms.append(RandomHorizontalFlip(flip))
     if any(color_jitter):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import cv2
 import numpy as np
@@ -16,6 +20,11 @@ from fastrpn.data.transforms import Transform
 from fastrpn.errors import MOST_BAD, BadDataError
 
 ON_BAD_IMAGE = ("stop", "replace", "leave out")
+MOST_DEATHS = 3  # of workers in an epoch
+
+
+class WorkerKilledError(RuntimeError):
+    """Processes that read images are killed again and again."""
 
 
 class Loader:
@@ -29,8 +38,9 @@ class Loader:
         bad: what is wrong with each image that was replaced or left out so far.
     """
 
-    def __init__(self, batches: EpochBatches, loader: DataLoader, stops: bool):
-        self._batches, self._loader, self._stops = batches, loader, stops
+    def __init__(self, batches: EpochBatches, start: Callable[[], DataLoader], stops: bool):
+        self._batches, self._start, self._stops = batches, start, stops
+        self._loader = start()
         self.waited = 0.0
         self.bad: dict[str, BadDataError] = {}
 
@@ -40,12 +50,41 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[list[torch.Tensor], list[dict]]]:
         start = time.perf_counter()
-        for images, targets, errors in self._loader:
+        for images, targets, errors in self._batches_of_workers():
             self.waited += time.perf_counter() - start
             self._note(errors)
             if images:
                 yield images, targets
             start = time.perf_counter()
+
+    def _batches_of_workers(self) -> Iterator[tuple[list, list[dict], list[BadDataError]]]:
+        """What the workers make; those that were killed are replaced, and theirs made again."""
+        epoch, skip = self._batches.epoch, self._batches.skip
+        done = deaths = 0
+        with _no_handler_of_dead_children():
+            iterator = iter(self._loader)
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                deaths += 1
+                if deaths > MOST_DEATHS:
+                    raise WorkerKilledError(
+                        f"processes that read images were killed {deaths} times in one epoch: not "
+                        "enough memory? Fewer --workers take less"
+                    ) from error
+                warnings.warn("a process that reads images was killed; started again", stacklevel=3)
+                self._loader = self._start()
+                self.set_epoch(epoch, skip + done)
+                with _no_handler_of_dead_children():
+                    iterator = iter(self._loader)
+                continue
+            done += 1
+            yield batch
 
     def _note(self, errors: Sequence[BadDataError]) -> None:
         for error in errors:
@@ -116,7 +155,8 @@ def build_loader(
         raise ValueError(f"on_bad_image must be one of {ON_BAD_IMAGE}, got {on_bad_image!r}")
     upright = [0] * len(dataset) if sizes is None else [int(h > w) for h, w in sizes]
     batches = EpochBatches(upright, batch_size, shuffle, seed, drop_last, shard)
-    loader = DataLoader(
+    start = partial(
+        DataLoader,
         _Transformed(dataset, transform, seed, on_bad_image == "replace"),
         batch_sampler=batches,
         num_workers=workers,
@@ -126,7 +166,7 @@ def build_loader(
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else each pass would advance the global one
     )
-    return Loader(batches, loader, on_bad_image == "stop")
+    return Loader(batches, start, on_bad_image == "stop")
 
 
 def collate(
@@ -219,5 +259,20 @@ class _Transformed(Dataset):
 
 
 def _start_worker(worker: int) -> None:
-    """One thread a worker: the parallelism lies in the number of workers."""
+    """One thread a worker: the parallelism lies in the number of workers. Ctrl-C, which reaches
+    every process of a terminal, is for the main one to answer: it may still want this batch."""
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _no_handler_of_dead_children() -> Iterator[None]:
+    """Takes back the handler of SIGCHLD that torch installs: it raises where the main thread just
+    is, in the middle of a step. Without it the loader notices a dead worker when it waits for it,
+    within seconds."""
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)

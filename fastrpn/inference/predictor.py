@@ -20,13 +20,12 @@ from fastrpn.inference.cuda_graph import graphed
 from fastrpn.inference.media import Frame, list_media, read_media
 from fastrpn.models import FasterRCNN
 from fastrpn.models.checkpoint import load_model
+from fastrpn.models.precision import PRECISIONS, autocast
 
 __all__ = ["Image", "Predictor"]
 
 Image = np.ndarray | Tensor | str | Path
 Detection = dict[str, Tensor]
-
-PRECISIONS = ("fp32", "bf16")
 
 
 class Predictor:
@@ -40,8 +39,8 @@ class Predictor:
         batch_size: images in one pass through the network.
         score_threshold: lowest score of a detection, 0 to 1, lower than the model's own, too; None:
             the model's own.
-        precision: "fp32", or "bf16" for convolutions and matrix products in bfloat16; boxes and
-            scores stay float32.
+        precision: "fp32", or "bf16" or "fp16" for convolutions and matrix products in bfloat16 or
+            float16; boxes and scores stay float32.
         cuda_graph: replay one recorded CUDA graph for each shape of batch; for few or small images
             on a GPU, where the host is what limits the speed.
         classes: names of a model's classes; a checkpoint holds its own.
@@ -159,7 +158,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _detect(self, images: list[Tensor]) -> list[Detection]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(self.device, self.precision):
             detections = self.detect([image.to(self.device) for image in images])
         return [self._select(detection) for detection in detections]
 

@@ -3,30 +3,69 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastrpn.files import UNFINISHED, replacing
+from fastrpn import distributed
+from fastrpn.files import UNFINISHED, check_archive, replacing
 from fastrpn.models.config import ModelConfig
 from fastrpn.models.faster_rcnn import FasterRCNN
 from fastrpn.models.zoo import build_model
 
-__all__ = ["describe_model", "load_checkpoint", "load_model", "require_same_model"]
-__all__ += ["clear_folder", "save_checkpoint"]
+__all__ = ["DamagedCheckpointError", "clear_folder", "describe_model", "load_checkpoint"]
+__all__ += ["load_model", "load_newest", "require_same_images", "require_same_model"]
+__all__ += ["save_checkpoint"]
 
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"  # the files of a run
 OWN_MODEL = "own"  # the name of a model that was handed to `Trainer`
 
 _FORMAT = "fastrpn checkpoint 1"
 
 
-def save_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
-    """Writes a checkpoint as :func:`fastrpn.files.replacing` does: whole or not at all."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save({"format": _FORMAT, **content}, file)
-    return Path(path)
+class DamagedCheckpointError(ValueError):
+    """A checkpoint that is cut off, or of which a byte has changed since it was written."""
+
+
+def save_checkpoint(
+    path: str | Path, content: dict[str, Any], previous: str | Path | None = None
+) -> Path:
+    """Writes a checkpoint as :func:`fastrpn.files.replacing` does: whole or not at all.
+
+    Args:
+        path: of the file.
+        content: what :func:`load_checkpoint` gives back.
+        previous: keeps the file that `path` was, should the disk damage the new one.
+
+    Raises:
+        OSError: it cannot be written; the message names the file, the old one is what it was.
+    """
+    path = Path(path)
+    try:
+        with replacing(path) as temporary:
+            with temporary.open("wb") as file:
+                torch.save({"format": _FORMAT, **content}, file)
+            if previous is not None and path.exists():
+                _keep(path, Path(previous))
+    except OSError as error:
+        reason = f"checkpoint cannot be written: {error.strerror}"
+        raise OSError(error.errno, reason, str(path)) from error
+    return path
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Gives the file a second name, in place of what had that name; `path` stays throughout."""
+    second = path.with_name(f"{UNFINISHED}{previous.name}")
+    second.unlink(missing_ok=True)
+    try:
+        os.link(path, second)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, second)
+    os.replace(second, previous)
 
 
 def clear_folder(folder: str | Path, is_new_run: bool) -> None:
@@ -41,7 +80,7 @@ def clear_folder(folder: str | Path, is_new_run: bool) -> None:
     for path in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if is_new_run:
-        for name in ("last.pt", "best.pt"):
+        for name in (LAST, PREVIOUS, BEST):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -49,18 +88,42 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint to the CPU; runs no code from it.
 
     Raises:
+        DamagedCheckpointError: the file is cut off, a checksum of it does not hold, or it never was
+            a checkpoint of any kind.
         ValueError: the file is missing or is no checkpoint of fastrpn.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"checkpoint {path}: no such file")
     try:
+        check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"checkpoint {path}: cannot be read ({error})") from error
+        raise DamagedCheckpointError(f"checkpoint {path}: cannot be read ({error})") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"checkpoint {path}: not a checkpoint of fastrpn")
     return content
+
+
+def load_newest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read, and its path; None if there is none.
+
+    Where last.pt is damaged that is the one before, previous.pt, which is said in a line.
+
+    Raises:
+        DamagedCheckpointError: there are checkpoints, and all are damaged.
+        ValueError: a file is no checkpoint of fastrpn.
+    """
+    found = [path for name in (LAST, PREVIOUS) if (path := Path(folder) / name).exists()]
+    for path in found:
+        try:
+            return path, load_checkpoint(path)
+        except DamagedCheckpointError as error:
+            if path == found[-1]:
+                raise
+            if distributed.is_main():
+                print(f"{error}; going on from {found[-1].name}", file=sys.stderr)
+    return None
 
 
 def describe_model(name: str, model: FasterRCNN, classes: list[str]) -> dict[str, Any]:
@@ -90,6 +153,15 @@ def require_same_model(path: str | Path, saved: dict[str, Any], wanted: dict[str
                 f"checkpoint {path} has model option {option}="
                 f"{saved['config'].get(option)!r}, not {value!r}"
             )
+
+
+def require_same_images(path: str | Path, saved: int | None, wanted: int) -> None:
+    """Raises ValueError if a checkpoint was trained on another number of images."""
+    if saved not in (None, wanted):
+        raise ValueError(
+            f"resume: {path} was trained on {saved} images, the data set has {wanted}; "
+            "--allow-changes goes on with them"
+        )
 
 
 def load_model(

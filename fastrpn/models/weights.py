@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from fastrpn.files import check_archive
 from fastrpn.models.faster_rcnn import FasterRCNN
 from fastrpn.models.transform import ImageTransform
 
@@ -169,6 +171,8 @@ def _read(state_dict_or_path: Weights) -> dict[str, Tensor]:
 
 def _read_file(path: str | os.PathLike) -> Mapping:
     try:
+        if zipfile.is_zipfile(path):  # torch's older format is none, and has no checksums
+            check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise

@@ -18,6 +18,7 @@ import yaml
 from cyclopts import Parameter, Token
 
 from fastrpn.data import Reading
+from fastrpn.files import require_writable
 from fastrpn.models.typed import checked
 from fastrpn.training.presets import training_preset
 
@@ -96,9 +97,17 @@ class TrainConfig(_Given, Reading):
         warmup_steps: steps of linear warm-up from 0.
         momentum: of the gradient descent.
         weight_decay: for weights; biases and norms have none.
-        precision: "fp32", or "bf16" for autocast to bfloat16 in training.
+        optimizer: "sgd" with momentum, or "adamw" (momentum is not used then).
+        precision: "fp32", or "bf16" or "fp16" for autocast in training; fp16 scales its losses, and
+            leaves out the steps whose gradients overflow.
         clip_grad_norm: greatest norm of the gradient; --no-clip-grad-norm sets no limit.
         flip: probability of mirroring a training image left to right.
+        tile: side in pixels of the tiles that large images are cut into, for training and
+            validation; without it each image is one sample.
+        overlap: least share of its side that a tile has in common with the next, 0 to below 1.
+        crop: side in pixels of the square at a random place that is taken from each training image.
+        quarter_turns: turn training images by 0, 90, 180 or 270 degrees: for what is seen from
+            above.
         color_jitter: greatest changes of brightness, contrast, saturation (fractions) and hue
             (turns) of training images; at most four numbers.
         short_sides: pixels; each training image's short side is drawn from these. Without any it is
@@ -115,7 +124,11 @@ class TrainConfig(_Given, Reading):
         pictures: images to draw detections on at each evaluation.
         rehearsal: before the first step, take one batch through training, evaluation, pictures and
             a checkpoint, so that what is broken fails at once; leaves no trace.
-        resume: continue from the output folder's last checkpoint if there is one.
+        resume: continue from the output folder's last checkpoint if there is one. Settings that
+            change the outcome must be those of the checkpoint.
+        allow_changes: resume with other settings, too; a new length stretches the schedule of the
+            learning rate.
+        overwrite: begin anew where a former run has left its files, which are deleted.
         progress: show the progress.
     """
 
@@ -148,9 +161,14 @@ class TrainConfig(_Given, Reading):
     warmup_steps: int = 100
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    precision: Literal["fp32", "bf16"] = "fp32"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     clip_grad_norm: Annotated[float | None, Parameter(negative_none="no-")] = 10.0
     flip: float = 0.5
+    tile: int | None = None
+    overlap: float = 0.2
+    crop: int | None = None
+    quarter_turns: bool = False
     color_jitter: tuple[float, ...] = ()
     short_sides: tuple[int, ...] = ()
     group_by_shape: bool = True
@@ -165,6 +183,8 @@ class TrainConfig(_Given, Reading):
     pictures: int = 4
     rehearsal: bool = True
     resume: bool = False
+    allow_changes: bool = False
+    overwrite: bool = False
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -196,6 +216,11 @@ class TrainConfig(_Given, Reading):
         require("model_options", not own, "fields of ModelConfig")
         for name, stage in (("rpn_stage", self.rpn_stage), ("box_stage", self.box_stage)):
             require(name, set(stage) <= set(_HINTS), "settings of a training")
+        require("tile", self.tile is None or self.tile >= 1, "at least 1")
+        joint = self.schedule == "joint" and self.proposals is None
+        require("tile", self.tile is None or joint, "None where proposals are written or given")
+        require("overlap", 0 <= self.overlap < 1, "at least 0 and below 1")
+        require("crop", self.crop is None or self.crop >= 1, "at least 1")
         alone = self.proposals is None or self.schedule == "joint"
         require("schedule", alone, "'joint' where proposals are given")
 
@@ -209,9 +234,56 @@ class TrainConfig(_Given, Reading):
             if not folder:
                 raise ValueError(f"{name} is missing: give --{name}, or name it in the config file")
 
+    def require_output(self) -> None:
+        """Raises ValueError where the run's folder cannot be written, or has a former run that it
+        would replace unasked."""
+        require_writable("output", self.output, is_folder=True)
+        if self.resume or self.overwrite:
+            return
+        for folder in (self.output, *(f"{self.output}/{stage}" for stage in STAGES)):
+            for name in RUN_FILES:
+                path = Path(folder, name)
+                if path.is_file() and path.stat().st_size > 0:
+                    raise ValueError(
+                        f"output {self.output} holds a former run ({path}): --resume goes on with "
+                        "it, --overwrite deletes it; or name another folder"
+                    )
+
+    def require_same(self, path: Path, saved: Mapping[str, Any]) -> None:
+        """Raises ValueError if a checkpoint's settings are others, as far as they change what
+        comes out; those of a later version of fastrpn have no say."""
+        ours = self.as_dict()
+        changed = [
+            f"{name} {saved[name]!r} -> {value!r}"
+            for name, value in ours.items()
+            if name in saved and name not in _FREE and _plain(saved[name]) != _plain(value)
+        ]
+        if changed:
+            raise ValueError(
+                f"resume: {path} was trained with other settings ({', '.join(changed)}); "
+                "--allow-changes goes on with the new ones"
+            )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint or a file."""
         return dataclasses.asdict(self)
+
+
+STAGES = ("1-rpn", "2-fast-rcnn", "3-rpn", "4-fast-rcnn")  # folders of an alternating training
+RUN_FILES = ("last.pt", "previous.pt", "best.pt", "history.jsonl")  # that tell of a run
+_FREE = {  # change nothing of what comes out, or are about this start alone
+    *("output", "weights", "device", "workers", "check", "val_set", "val_proposals"),
+    *("eval_every", "checkpoint_every"),
+    *("log_every", "tensorboard", "pictures", "rehearsal", "progress"),
+    *("resume", "allow_changes", "overwrite"),
+}
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 _HINTS = {

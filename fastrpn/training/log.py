@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,36 @@ from fastrpn._version import __version__
 from fastrpn.files import write_atomically
 from fastrpn.training.config import TrainConfig
 
-__all__ = ["LossHistory", "NonFiniteLossError", "RunLog", "write_config_file"]
+__all__ = ["LossHistory", "NonFiniteLossError", "RunLog", "require_finite"]
+__all__ += ["write_config_file"]
 
 
 class NonFiniteLossError(RuntimeError):
-    """Training has diverged; the message names the step and its images."""
+    """Training has diverged; the message names the step and its images.
+
+    Attributes:
+        step: the step, from 1.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+    def with_note(self, note: str) -> NonFiniteLossError:
+        """The same error, with more to say."""
+        return NonFiniteLossError(f"{self}; {note}", self.step)
+
+
+def require_finite(step: int, losses: Mapping[str, Tensor], image_ids: list[Any]) -> None:
+    """Raises NonFiniteLossError in all processes if a loss is infinite or NaN in one of them; it
+    waits for the device. A gradient may be: in float16 it has overflowed, and is left out."""
+    checked = torch.stack([value for name, value in losses.items() if name != "grad_norm"])
+    if not distributed.any_process(not bool(checked.isfinite().all())):
+        return
+    values = distributed.mean(torch.stack([*losses.values()])).tolist()
+    raise NonFiniteLossError(
+        _describe(step, dict(zip(losses, values, strict=True)), image_ids), step
+    )
 
 
 class RunLog:
@@ -89,7 +114,9 @@ class LossHistory:
             numbers = dict(zip(losses, row, strict=True))
             if not all(math.isfinite(v) for k, v in numbers.items() if k != "grad_norm"):
                 self.log.append(entries)
-                raise NonFiniteLossError(_describe(entry["step"], numbers, names))
+                self._unread.clear()
+                step = entry["step"]
+                raise NonFiniteLossError(_describe(step, numbers, names), step)
             entries.append(entry | numbers)
         self.log.append(entries)
         self._unread.clear()

@@ -25,25 +25,39 @@ from fastrpn.files import UNFINISHED
 from fastrpn.images import write_image
 from fastrpn.models import FasterRCNN, load_weights
 from fastrpn.models.checkpoint import (
+    BEST,
+    LAST,
     OWN_MODEL,
+    PREVIOUS,
     clear_folder,
     describe_model,
     load_checkpoint,
+    load_newest,
+    require_same_images,
     require_same_model,
     save_checkpoint,
 )
+from fastrpn.models.precision import autocast
 from fastrpn.training.config import TrainConfig, lr_factor
-from fastrpn.training.log import LossHistory, RunLog, write_config_file
+from fastrpn.training.log import (
+    LossHistory,
+    NonFiniteLossError,
+    RunLog,
+    require_finite,
+    write_config_file,
+)
 from fastrpn.training.progress import Board, TrainingProgress
+from fastrpn.training.replay import save_replay
 from fastrpn.training.setup import (
     Batch,
     new_model,
+    new_optimizer,
     seed_everything,
     seed_step,
-    sgd,
     training_loader,
     unchanged,
 )
+from fastrpn.training.stopping import Interrupted, StopSignals
 
 __all__ = ["TrainResult", "Trainer"]
 
@@ -88,6 +102,7 @@ class Trainer:
     ) -> None:
         if not config.output:
             raise ValueError("output is missing: the run needs a folder")
+        config.require_output()
         self.config = config
         self.dataset = dataset
         self.validation = validation
@@ -106,7 +121,9 @@ class Trainer:
             load_weights(self.model, config.weights)
         self.objective = objective(self.model) if objective else self.model
         self.objective.to(self.device)
-        self.optimizer = sgd(self.model, config)
+        self.optimizer = new_optimizer(self.model, config)
+        # Keeps small gradients from rounding to 0 in float16; finds the ones that overflow.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.loader = training_loader(config, dataset, self.model, self.device)
         self.steps_per_epoch = len(self.loader) // config.accumulate
         if self.steps_per_epoch == 0:
@@ -118,7 +135,7 @@ class Trainer:
         self.step = 0  # that have been taken
         self.best = -math.inf
         self.metrics: dict[str, Any] | None = None
-        if config.resume and self.last_checkpoint.exists():
+        if config.resume:
             self._restore()
         self.history = RunLog(self.output / "history.jsonl", self.step)
         self.evaluations = RunLog(self.output / "evaluations.jsonl", self.step)
@@ -128,7 +145,7 @@ class Trainer:
 
     @property
     def last_checkpoint(self) -> Path:
-        return self.output / "last.pt"
+        return self.output / LAST
 
     def run(self) -> TrainResult:
         """Trains from the current step to the last."""
@@ -150,18 +167,30 @@ class Trainer:
             self.loader,
             config.progress and is_main,
         )
-        with events as board, shown as progress:
-            for parts in self.batches():
-                self._take_step(parts)
-                if self._is_due(config.log_every):
-                    self.losses.flush()
-                    newest = self.history.entries[-1]
-                    speed = progress.update(self.step, newest)
-                    board.scalars("train", newest | speed, self.step)
-                if self._is_due(config.eval_every * self.steps_per_epoch):
-                    self._evaluate(board, progress)
-                if self._is_due(config.checkpoint_every or self.steps_per_epoch):
-                    self._save()
+        with events as board, shown as progress, StopSignals() as stop:
+            try:
+                self._evaluate_if_due(stop, board, progress)  # if it was stopped while it evaluated
+                for parts in stop.waiting_for(self.batches()):
+                    self._take_step(parts)
+                    if self._is_due(config.log_every):
+                        self.losses.flush()
+                        newest = self.history.entries[-1]
+                        speed = progress.update(self.step, newest)
+                        board.scalars("train", newest | speed, self.step)
+                    self._evaluate_if_due(stop, board, progress)
+                    if self._is_due(config.checkpoint_every or self.steps_per_epoch):
+                        self._save()
+                    if self.step < self.total:
+                        stop.check()
+            except NonFiniteLossError as error:
+                raise self._with_replay(error) from None
+            except Interrupted:
+                self._save()
+                progress.say(
+                    f"stopped by {stop.name} after step {self.step} of {self.total}: "
+                    f"{self.last_checkpoint}; --resume goes on"
+                )
+                stop.leave()
         distributed.same_buffers(self.model)
         return TrainResult(self.last_checkpoint, self.history.entries, self.metrics, self.model)
 
@@ -178,10 +207,12 @@ class Trainer:
     def _take_step(self, parts: Sequence[Batch]) -> None:
         """Updates the weights once and notes the losses."""
         rate, losses = self.update(parts)
-        names = [target.get("image_id") for _, targets in parts for target in targets]
         epoch = self.step // self.steps_per_epoch
         self.step += 1
-        self.losses.add({"step": self.step, "epoch": epoch, "lr": rate}, losses, names)
+        entry = {"step": self.step, "epoch": epoch, "lr": rate}
+        if self.scaler.is_enabled():
+            entry["loss_scale"] = self.scaler.get_scale()  # it falls at a step that is left out
+        self.losses.add(entry, losses, image_ids(parts))
 
     def update(self, parts: Sequence[Batch]) -> tuple[float, dict[str, Tensor]]:
         """One update of the weights.
@@ -202,6 +233,20 @@ class Trainer:
         rate = config.lr * lr_factor(config, self.step, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        losses = self.gradients(parts)
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        limit = math.inf if config.clip_grad_norm is None else config.clip_grad_norm
+        losses["grad_norm"] = nn.utils.clip_grad_norm_(parameters, limit)
+        if self.device.type == "cpu":  # on a GPU that would be a wait; there the history finds it
+            require_finite(self.step + 1, losses, image_ids(parts))
+        self.scaler.step(self.optimizer)  # not if a gradient has overflowed
+        self.scaler.update()
+        return rate, losses
+
+    def gradients(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """Losses of the coming step (means over the parts); the parameters get their gradients."""
+        config = self.config
         self.optimizer.zero_grad(set_to_none=True)
         losses: dict[str, Tensor] = {}
         for number, part in enumerate(parts):
@@ -210,19 +255,14 @@ class Trainer:
             images = [image.to(self.device, non_blocking=True) for image in part[0]]
             is_last = number == len(parts) - 1  # with it the processes exchange their gradients
             with distributed.exchange_gradients(self.network, is_last):
-                with torch.autocast(
-                    self.device.type, torch.bfloat16, enabled=config.precision == "bf16"
-                ):  # convolutions and matrix products alone; boxes and losses stay float32
+                # Convolutions and matrix products alone; boxes and losses stay float32.
+                with autocast(self.device, config.precision):
                     shares = self.network(images, part[1])
                 shares = {name: loss / len(parts) for name, loss in shares.items()}
-                sum(shares.values()).backward()
+                self.scaler.scale(sum(shares.values())).backward()
             for name, loss in shares.items():
                 losses[name] = losses[name] + loss.detach() if name in losses else loss.detach()
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        limit = math.inf if config.clip_grad_norm is None else config.clip_grad_norm
-        losses["grad_norm"] = nn.utils.clip_grad_norm_(parameters, limit)
-        self.optimizer.step()
-        return rate, losses
+        return losses
 
     def score(self, dataset: LabelledImages) -> dict[str, Any]:
         """What `evaluate` says of the model as it is now, in float32; all processes take part."""
@@ -250,6 +290,8 @@ class Trainer:
             "model": describe_model(self.name, self.model, list(self.dataset.classes)),
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "images": len(self.dataset),
             "step": self.step,
             "total": self.total,
             "best": self.best,
@@ -268,7 +310,7 @@ class Trainer:
         if self.validation is not None:
             count = min(self.config.batch_size, len(self.validation))
             few = Part(self.validation, range(count))
-        with unchanged(self.objective, self.optimizer):
+        with unchanged(self.objective, self.optimizer, self.scaler):
             self.update(next(self.batches()))
             if few is not None:
                 self.score(few)
@@ -283,11 +325,15 @@ class Trainer:
         """Whether to do now what is done every so many steps, and at the end; 0: then alone."""
         return self.step == self.total or (every > 0 and self.step % every == 0)
 
-    def _evaluate(self, board: Board, progress: TrainingProgress) -> None:
-        if self.validation is None:
+    def _evaluate_if_due(self, stop: StopSignals, board: Board, progress: TrainingProgress) -> None:
+        if self.step == 0 or not self._is_due(self.config.eval_every * self.steps_per_epoch):
+            return
+        done = {entry["step"] for entry in self.evaluations.entries}
+        if self.validation is None or self.step in done:
             return
         self.losses.flush()
-        self.metrics = self.score(self.validation)
+        with stop.at_once():
+            self.metrics = self.score(self.validation)
         numbers = summary(self.metrics)
         self.evaluations.append([{"step": self.step, **numbers}])
         board.scalars("val", numbers, self.step)
@@ -297,19 +343,50 @@ class Trainer:
         if distributed.is_main():
             self.draw(self.validation, self.output / "pictures", board)
             if is_better:
-                save_checkpoint(self.output / "best.pt", self.content())
+                save_checkpoint(self.output / BEST, self.content())
         progress.print_metrics(self.step, numbers)
+
+    def _with_replay(self, error: NonFiniteLossError) -> NonFiniteLossError:
+        """Writes the batch of the step that the error is about; says so in the error."""
+        is_exact = error.step > self.step  # found before the weights moved
+        if is_exact:
+            self.losses.flush()
+        self.step = error.step - 1
+        path = save_replay(
+            self.output,
+            describe_model(self.name, self.model, list(self.dataset.classes)),
+            self.model,
+            next(self.batches()),
+            error.step,
+            self.config,
+            is_exact,
+        )
+        return error.with_note(f"fastrpn.training.replay({str(path)!r}) takes the step again")
 
     def _save(self) -> None:
         self.losses.flush()  # a checkpoint of a diverged model must not replace a good one
         if distributed.is_main():
-            save_checkpoint(self.last_checkpoint, self.content())
+            save_checkpoint(self.last_checkpoint, self.content(), self.output / PREVIOUS)
 
     def _restore(self) -> None:
-        content = load_checkpoint(self.last_checkpoint)
+        """Goes back to where the newest checkpoint was written, if there is one."""
+        newest = load_newest(self.output)
+        if newest is None:
+            return
+        path, content = newest
         wanted = describe_model(self.name, self.model, list(self.dataset.classes))
-        require_same_model(self.last_checkpoint, content["model"], wanted)
+        require_same_model(path, content["model"], wanted)
+        if not self.config.allow_changes:
+            self.config.require_same(path, content["config"])
+            require_same_images(path, content.get("images"), len(self.dataset))
         self.model.load_state_dict(content["weights"])
         self.optimizer.load_state_dict(content["optimizer"])
+        if "scaler" in content:
+            self.scaler.load_state_dict(content["scaler"])
         self.step, self.best = content["step"], content["best"]
         self.metrics = content.get("metrics")
+
+
+def image_ids(parts: Sequence[Batch]) -> list[Any]:
+    """Which images a step takes in this process."""
+    return [target.get("image_id") for _, targets in parts for target in targets]

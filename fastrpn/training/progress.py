@@ -99,6 +99,10 @@ class TrainingProgress:
         known = {name: value for name, value in metrics.items() if value is not None}
         self._print(f"step {step}: " + "  ".join(f"{n} {value:.3f}" for n, value in known.items()))
 
+    def say(self, text: str) -> None:
+        """Writes a line above the bar."""
+        self._print(text)
+
     def _restart(self, step: int) -> None:
         self._since = (step, time.perf_counter(), self.loader.waited)
 
@@ -126,7 +130,8 @@ def peak_memory(device: torch.device) -> int:
 def _describe(entry: dict[str, Any]) -> str:
     losses = {k.removeprefix("loss_"): v for k, v in entry.items() if k.startswith("loss_")}
     parts = " ".join(f"{_SHORT.get(name, name)} {value:.2f}" for name, value in losses.items())
-    return f"loss {sum(losses.values()):.2f} ({parts}) lr {entry['lr']:.4f}"
+    overflow = "" if math.isfinite(entry["grad_norm"]) else "  gradient overflowed, step left out"
+    return f"loss {sum(losses.values()):.2f} ({parts}) lr {entry['lr']:.4f}{overflow}"
 
 
 class Board:

@@ -16,19 +16,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from fastrpn import distributed
-from fastrpn.data import ProposalSet, WithProposals, split_dataset
+from fastrpn.data import ProposalSet, Tiles, WithProposals, split_dataset
 from fastrpn.data.dataset import AnnotatedImages
 from fastrpn.errors import BadDataPolicy
 from fastrpn.files import UNFINISHED
 from fastrpn.inference.propose import propose_dataset
 from fastrpn.models.checkpoint import clear_folder, load_checkpoint, save_checkpoint
-from fastrpn.training.config import TrainConfig
+from fastrpn.training.config import STAGES, TrainConfig
 from fastrpn.training.log import write_config_file
 from fastrpn.training.loop import Trainer, TrainResult
 from fastrpn.training.objectives import fast_rcnn_objective, rpn_objective
@@ -39,19 +40,24 @@ __all__ = ["train", "train_alternating"]
 def train(config: TrainConfig) -> TrainResult:
     """Trains on annotated images.
 
-    Writes into ``config.output``: ``config.yaml`` (settings, versions, commit), ``last.pt`` and
-    ``best.pt``, ``history.jsonl`` (a line a step), ``evaluations.jsonl``, ``pictures/``, and
-    ``bad-data.txt`` if something of the data was left out.
+    Writes into ``config.output``: ``config.yaml`` (settings, versions, commit), ``last.pt``,
+    ``previous.pt`` (the last one before) and ``best.pt``, ``history.jsonl`` (a line a step),
+    ``evaluations.jsonl``, ``pictures/``, and ``bad-data.txt`` if something of the data was left
+    out.
 
     Equal configurations on equal data give equal weights, bit for bit on the CPU, whether or not
     the run was killed and resumed. Under torchrun the processes share the work.
 
     Raises:
         BadDataError: a file of the data set is unusable.
-        ValueError: no data or output, or the checkpoint to resume from belongs to another model.
-        NonFiniteLossError: a loss became infinite or NaN.
+        ValueError: no data or output, a former run in the output folder, or the checkpoint to
+            resume from belongs to another model or was trained with other settings.
+        NonFiniteLossError: a loss became infinite or NaN; its batch is kept, see
+            :func:`fastrpn.training.replay`.
+        KeyboardInterrupt, SystemExit: Ctrl-C, SIGTERM. A checkpoint of the newest step is there.
     """
     config.require_folders()
+    config.require_output()
     dataset = config.open(config.data, config.train_set, config.classes)
     validation = None
     if config.val_fraction is not None:
@@ -64,6 +70,9 @@ def train(config: TrainConfig) -> TrainResult:
             return _train_fast_rcnn(config, dataset, validation)
         if config.schedule == "alternating":
             return train_alternating(config, dataset, validation)
+        if config.tile is not None:
+            of_tiles = partial(Tiles, tile=config.tile, overlap=config.overlap)
+            return Trainer(config, of_tiles(dataset), validation and of_tiles(validation)).run()
         return Trainer(config, dataset, validation).run()
 
 
@@ -87,9 +96,6 @@ def _train_fast_rcnn(
     else:
         validation = None
     return Trainer(config, dataset, validation, fast_rcnn_objective(config, dataset)).run()
-
-
-STAGES = ("1-rpn", "2-fast-rcnn", "3-rpn", "4-fast-rcnn")  # the folders of the steps
 
 
 def train_alternating(
@@ -170,6 +176,7 @@ def _rehearse(
         box_stage={**config.box_stage, "steps": 1},
         rehearsal=False,
         resume=False,
+        overwrite=True,
         progress=False,
     )
     try:

@@ -18,7 +18,7 @@ from fastrpn.data import Loader, Samples, augmentation, build_loader
 from fastrpn.models import FasterRCNN, faster_rcnn
 from fastrpn.training.config import TrainConfig
 
-__all__ = ["Batch", "new_model", "seed_everything", "seed_step", "sgd"]
+__all__ = ["Batch", "new_model", "new_optimizer", "seed_everything", "seed_step"]
 __all__ += ["training_loader", "unchanged"]
 
 Batch = tuple[Sequence[Tensor], Sequence[dict[str, Any]]]  # images [3, H, W] and their targets
@@ -67,7 +67,12 @@ def training_loader(
         seed=config.seed,
         workers=config.workers,
         transform=augmentation(
-            config.flip, config.color_jitter, config.short_sides, model.config.max_size
+            config.flip,
+            config.color_jitter,
+            config.short_sides,
+            model.config.max_size,
+            config.crop,
+            config.quarter_turns,
         ),
         drop_last=is_full,
         sizes=getattr(dataset, "sizes", None) if config.group_by_shape else None,
@@ -77,13 +82,15 @@ def training_loader(
     )
 
 
-def sgd(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD on what requires a gradient; biases and norms do not decay."""
+def new_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """What moves the weights that require a gradient; biases and norms do not decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 
 
@@ -106,15 +113,20 @@ def seed_step(seed: int, step: int, part: int = 0, rank: int = 0) -> None:
 
 
 @contextmanager
-def unchanged(objective: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Restores weights, buffers and the optimizer's state at the end; the copies lie on the CPU."""
+def unchanged(
+    objective: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> Iterator[None]:
+    """Restores weights, buffers and the optimizer's and the scaler's state at the end; the copies
+    lie on the CPU."""
     weights = {
         name: value.detach().to("cpu", copy=True) for name, value in objective.state_dict().items()
     }
-    state = copy.deepcopy(optimizer.state_dict())
+    state, scale = copy.deepcopy(optimizer.state_dict()), scaler.state_dict()
     try:
         yield
     finally:
         objective.load_state_dict(weights)
         optimizer.load_state_dict(state)
+        if scale:
+            scaler.load_state_dict(scale)
         optimizer.zero_grad(set_to_none=True)

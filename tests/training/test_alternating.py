@@ -157,7 +157,7 @@ def test_proposals_of_a_former_run_are_not_used(data, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    changed = dataclasses.replace(config, seed=1)
+    changed = dataclasses.replace(config, seed=1, overwrite=True)
     monkeypatch.setattr(schedules, "propose_dataset", stop)
     with pytest.raises(KeyboardInterrupt):
         train(changed)

@@ -48,6 +48,7 @@ def test_without_tensorboard_there_is_a_warning(tmp_path, monkeypatch):
 
 def test_progress_says_speed_memory_and_time_left(capsys):
     entry = {"step": 3, "lr": 0.1, "loss_classifier": 0.5, "loss_box_reg": 0.25}
+    entry["grad_norm"] = 1.0
     loader = SimpleNamespace(waited=5.0)
     before = peak_memory(torch.device("cpu")) / 2**30
     with TrainingProgress(9, 0, 4, torch.device("cpu"), loader, enabled=True) as progress:
@@ -70,6 +71,6 @@ def test_progress_says_speed_memory_and_time_left(capsys):
 def test_progress_is_silent_when_disabled(capsys):
     loader = SimpleNamespace(waited=0.0)
     with TrainingProgress(2, 0, 4, torch.device("cpu"), loader, enabled=False) as progress:
-        progress.update(1, {"lr": 0.1, "loss_classifier": 0.5})
+        progress.update(1, {"lr": 0.1, "loss_classifier": 0.5, "grad_norm": 1.0})
         progress.print_metrics(1, {"AP": 0.5})
     assert capsys.readouterr().out == ""

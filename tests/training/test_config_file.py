@@ -106,7 +106,7 @@ def test_a_bad_file_is_named(tmp_path, text, message):
             {"lr_steps": [60000]},
             r"lr_steps must be fractions of the run, .* got \(60000.0,\)",
         ),
-        ({"precision": "fp16"}, "precision must be 'fp32' or 'bf16', got 'fp16'"),
+        ({"precision": "fp8"}, "precision must be 'fp32' or 'bf16' or 'fp16', got 'fp8'"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
     ],
 )

@@ -66,7 +66,7 @@ def test_one_process_goes_on_where_two_have_stopped(data, pair, tmp_path):
     together = [sorted(a + b) for a, b in zip(*shares, strict=True)]
     assert together == [sorted(step) for step in images[:4]]
 
-    resumed = make_trainer(make_config(data, pair, steps=8, resume=True))
+    resumed = make_trainer(make_config(data, pair, steps=8, resume=True, allow_changes=True))
     rest = note_images(resumed)
     history = resumed.run().history
     assert rest == images[4:]

@@ -1,5 +1,7 @@
 """The rehearsal finds what is broken before the first step, and leaves no trace."""
 
+import dataclasses
+
 import pytest
 import torch
 from additive import make_config, make_trainer
@@ -49,17 +51,18 @@ def test_a_former_run_survives_a_failed_rehearsal_and_nothing_else(data, tmp_pat
     config = make_config(data, tmp_path, steps=2, eval_every=1)
     train(config)
     names = ("last.pt", "best.pt", "history.jsonl", "evaluations.jsonl", "config.yaml")
+    again = dataclasses.replace(config, overwrite=True)
     former = {name: (tmp_path / name).read_bytes() for name in names}
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_checkpoint", broken)
         with pytest.raises(OSError, match="broken"):
-            train(config)
+            train(again)
     assert all((tmp_path / name).read_bytes() == content for name, content in former.items())
     monkeypatch.setattr(Trainer, "_take_step", broken)
     (tmp_path / f"{UNFINISHED}last-leftover.pt").touch()
     (tmp_path / ".somebody-elses.yaml").touch()
     with pytest.raises(OSError, match="broken"):
-        train(config)
+        train(again)
     assert not list(tmp_path.glob("*.pt"))
     assert [path.name for path in tmp_path.glob(".*")] == [".somebody-elses.yaml"]
     assert (tmp_path / "history.jsonl").read_text() == ""
@@ -78,7 +81,7 @@ def test_it_changes_nothing(data, tmp_path):
 
 def test_the_optimizer_of_a_resumed_run_is_restored(data, tmp_path):
     train(make_config(data, tmp_path, steps=2, val_set=None))
-    run = make_trainer(make_config(data, tmp_path, steps=3, resume=True))
+    run = make_trainer(make_config(data, tmp_path, steps=3, resume=True, allow_changes=True))
     run.objective.train()
     before = [state["momentum_buffer"].clone() for state in run.optimizer.state.values()]
     run.rehearse()

@@ -114,7 +114,7 @@ def test_scales_and_colours_change_training_and_repeat(config, tmp_path):
     assert not first.model.transform.resizes_training_images
     options = {**OPTIONS, "rpn_min_size_original": True}  # pixels that only the loader sees
     with pytest.raises(ValueError, match="short_sides: .* rpn_min_size_original"):
-        train(dataclasses.replace(changed, model_options=options))
+        train(dataclasses.replace(changed, model_options=options, overwrite=True))
 
 
 def test_training_starts_from_the_weights_of_a_file(config, tmp_path):
@@ -142,7 +142,9 @@ def test_the_best_checkpoint_stays_when_ap_falls(config, monkeypatch):
     config = dataclasses.replace(config, **settings)
     path = train(config).checkpoint.with_name("best.pt")
     assert (load_checkpoint(path)["step"], load_checkpoint(path)["best"]) == (8, 0.5)
-    train(dataclasses.replace(config, steps=16, resume=True))  # the resumed run knows the best
+    train(
+        dataclasses.replace(config, steps=16, resume=True, allow_changes=True)
+    )  # the resumed run knows the best
     assert load_checkpoint(path)["step"] == 8
     assert load_checkpoint(path.with_name("last.pt"))["step"] == 16
 
@@ -211,12 +213,13 @@ def test_a_data_set_and_a_model_of_ones_own(config):
     load_weights(again, result.checkpoint)
     pairs = zip(again.parameters(), result.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    resumed = Trainer(dataclasses.replace(config, steps=3, resume=True), data, model=own_model())
+    longer = dataclasses.replace(config, steps=3, resume=True, allow_changes=True)
+    resumed = Trainer(longer, data, model=own_model())
     assert len(resumed.run().history) == 3
     with pytest.raises(ValueError, match=r"last\.pt holds a network of your own"):
         load_model(result.checkpoint)
     with pytest.raises(ValueError, match="model has 5 classes with the background, the data set 2"):
-        Trainer(config, data, model=own_model(5))
+        Trainer(longer, data, model=own_model(5))
 
 
 def test_frozen_random_layers_are_warned_of(config, tmp_path):
