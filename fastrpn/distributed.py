@@ -7,6 +7,7 @@ Each process computes its share of every batch. The main process (rank 0) alone 
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -58,6 +59,9 @@ def process_group(
         yield
     finally:
         dist.destroy_process_group()
+        # The group lives on in cycles of DistributedDataParallel. Its threads drop tensors, for
+        # which they want Python, and abort the process if that is being shut down: end them now.
+        gc.collect()
 
 
 def rank() -> int:

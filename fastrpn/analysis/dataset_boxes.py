@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastrpn.models.config import ModelConfig
-from fastrpn.models.transform import ImageTransform
+from fastrpn.resizing import resized
 
 __all__ = ["GroundTruthBoxes", "dataset_boxes"]
 
@@ -32,7 +32,6 @@ def dataset_boxes(dataset: Sized, config: ModelConfig | None = None) -> GroundTr
     Raises:
         ValueError: the data set has no box.
     """
-    transform = ImageTransform(config) if config else None
     boxes, sizes = [], []
     for index in range(len(dataset)):
         (height, width), target = _size_and_target(dataset, index)
@@ -40,10 +39,11 @@ def dataset_boxes(dataset: Sized, config: ModelConfig | None = None) -> GroundTr
         if "ignore" in target:
             kept = kept[~target["ignore"].bool()]
         size = torch.tensor([height, width], dtype=torch.float32)
-        if transform:
-            resized = torch.floor(size.double() * transform.scale(height, width)).float()
-            kept = kept * (resized / size).flip(0).repeat(2)
-            size = resized
+        if config:
+            given = resized(height, width, config.min_size, config.max_size)
+            of_model = torch.tensor(given, dtype=torch.float32)
+            kept = kept * (of_model / size).flip(0).repeat(2)
+            size = of_model
         boxes.append(kept)
         sizes.append(size.expand(len(kept), 2))
     if sum(map(len, boxes)) == 0:

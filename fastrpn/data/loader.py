@@ -61,15 +61,17 @@ class Loader:
         """What the workers make; those that were killed are replaced, and theirs made again."""
         epoch, skip = self._batches.epoch, self._batches.skip
         done = deaths = 0
-        with _no_handler_of_dead_children():
-            iterator = iter(self._loader)
+        iterator = None
         while True:
             try:
+                if iterator is None:
+                    with _no_handler_of_dead_children():
+                        iterator = iter(self._loader)
                 batch = next(iterator)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+            except (RuntimeError, OSError, EOFError) as error:
+                if not (self._loader.num_workers and _tells_of_a_death(error)):
                     raise
                 deaths += 1
                 if deaths > MOST_DEATHS:
@@ -80,8 +82,7 @@ class Loader:
                 warnings.warn("a process that reads images was killed; started again", stacklevel=3)
                 self._loader = self._start()
                 self.set_epoch(epoch, skip + done)
-                with _no_handler_of_dead_children():
-                    iterator = iter(self._loader)
+                iterator = None
                 continue
             done += 1
             yield batch
@@ -256,6 +257,14 @@ class _Transformed(Dataset):
             except BadDataError as error:
                 first = first or error
         return None, None, first
+
+
+def _tells_of_a_death(error: Exception) -> bool:
+    """Whether torch has missed a worker, or lost the connection over which a batch was to come; an
+    error that a worker met arrives as "Caught ... in DataLoader worker process"."""
+    text = str(error)
+    is_lost = isinstance(error, OSError | EOFError) and not text.startswith("Caught ")
+    return is_lost or text.startswith("DataLoader worker")
 
 
 def _start_worker(worker: int) -> None:

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import torch
 
+from fastrpn.resizing import resized
+
 Transform = Callable[
     [torch.Tensor, dict, np.random.Generator],
     tuple[torch.Tensor, dict],
@@ -48,10 +50,8 @@ class RandomHorizontalFlip:
 
 
 class ResizeShortSide:
-    """Scales image and boxes so that the short side is `short` pixels, the long one <= `long`.
-
-    The paper's rule is short=600; py-faster-rcnn adds long=1000.
-    """
+    """Scales image and boxes so that the short side is `short` pixels, the long one <= `long`, to
+    the size and the pixels that a model with those numbers would give the image."""
 
     def __init__(self, short: int, long: int | None = None):
         self.short, self.long = short, long
@@ -60,10 +60,7 @@ class ResizeShortSide:
         self, image: torch.Tensor, target: dict, rng: np.random.Generator
     ) -> tuple[torch.Tensor, dict]:
         height, width = image.shape[-2:]
-        scale = self.short / min(height, width)
-        if self.long is not None:
-            scale = min(scale, self.long / max(height, width))
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        size = resized(height, width, self.short, self.long)
         factors = torch.tensor([size[1] / width, size[0] / height] * 2)
         return resize_image(image, size), map_boxes(target, lambda boxes: boxes * factors)
 
@@ -81,13 +78,9 @@ def flip_boxes(boxes: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def resize_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resizes float32 [3,H,W] to (height, width) with OpenCV, which is faster than torch here.
-
-    Averages areas when it shrinks, so that nothing aliases, and interpolates when it grows.
-    """
-    shrinks = size[0] < image.shape[-2]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = np.empty((len(image), *size), np.float32)
-    for plane, out in zip(image.numpy(), resized, strict=True):  # no detour over [H,W,3]
-        cv2.resize(plane, (size[1], size[0]), dst=out, interpolation=method)
-    return torch.from_numpy(resized)
+    """Resizes float32 [3,H,W] to (height, width), bilinearly as the model does in evaluation, but
+    with OpenCV, which is faster on one thread."""
+    result = np.empty((len(image), *size), np.float32)
+    for plane, out in zip(image.numpy(), result, strict=True):  # no detour over [H,W,3]
+        cv2.resize(plane, (size[1], size[0]), dst=out, interpolation=cv2.INTER_LINEAR)
+    return torch.from_numpy(result)

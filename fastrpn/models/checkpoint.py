@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -48,13 +48,23 @@ def save_checkpoint(
     try:
         with replacing(path) as temporary:
             with temporary.open("wb") as file:
-                torch.save({"format": _FORMAT, **content}, file)
+                _write({"format": _FORMAT, **content}, file)
             if previous is not None and path.exists():
                 _keep(path, Path(previous))
     except OSError as error:
         reason = f"checkpoint cannot be written: {error.strerror}"
         raise OSError(error.errno, reason, str(path)) from error
     return path
+
+
+def _write(content: dict[str, Any], file: BinaryIO) -> None:
+    """As `torch.save`, whose own error hides that of the file: a full disk."""
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        while error.__context__ is not None and not isinstance(error, OSError):
+            error = error.__context__  # type: ignore[assignment]
+        raise error
 
 
 def _keep(path: Path, previous: Path) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from fastrpn.models.config import ModelConfig
 from fastrpn.models.structures import Detections, GroundTruth, ImageBatch, Proposals
+from fastrpn.resizing import resized
 
 __all__ = ["ImageTransform", "to_lists"]
 
@@ -108,20 +109,11 @@ class ImageTransform(nn.Module):
         return image.flip(0) if self.config.bgr else image
 
     def _resize(self, image: Tensor) -> Tensor:
-        scale = self.scale(*image.shape[1:])
-        if scale == 1.0 or (self.training and not self.resizes_training_images):
+        height, width = image.shape[1:]
+        size = resized(height, width, self.config.min_size, self.config.max_size)
+        if size == (height, width) or (self.training and not self.resizes_training_images):
             return image
-        return F.interpolate(
-            image[None], scale_factor=scale, mode="bilinear", recompute_scale_factor=True
-        )[0]
-
-    def scale(self, height: int, width: int) -> float:
-        """The factor that brings the short side to min_size and keeps the long one in max_size."""
-        config = self.config
-        scale = config.min_size / min(height, width)
-        if config.max_size is not None:
-            scale = min(scale, config.max_size / max(height, width))
-        return scale
+        return F.interpolate(image[None], size=size, mode="bilinear")[0]
 
 
 def _box_scale(images: Sequence[Tensor], batch: ImageBatch) -> Tensor:

@@ -9,8 +9,10 @@ from fastrpn.data.transforms import (
     RandomHorizontalFlip,
     ResizeShortSide,
     flip_boxes,
-    resize_image,
 )
+from fastrpn.models import ModelConfig
+from fastrpn.models.transform import ImageTransform
+from fastrpn.resizing import resized
 
 RNG = np.random.default_rng(0)
 
@@ -52,16 +54,29 @@ def test_flip_follows_its_probability():
 )
 def test_resize_moves_box_with_pixels(short, long, size):
     image, target = _white_box((2, 4, 10, 8))
-    resized, moved = ResizeShortSide(short, long)(image, target, RNG)
-    assert resized.shape == (3, *size) and resized.dtype == torch.float32
+    larger, moved = ResizeShortSide(short, long)(image, target, RNG)
+    assert larger.shape == (3, *size) and larger.dtype == torch.float32
     scale = size[0] / 20
     assert moved["boxes"].tolist() == [[2 * scale, 4 * scale, 10 * scale, 8 * scale]]
-    assert np.abs(np.subtract(_white_span(resized), moved["boxes"][0].numpy())).max() <= 1
+    assert np.abs(np.subtract(_white_span(larger), moved["boxes"][0].numpy())).max() <= 1
 
 
-def test_shrinking_averages():
-    checks = (torch.arange(64) % 2).float().expand(3, 64, 64)
-    assert torch.allclose(resize_image(checks, (16, 16)), torch.tensor(0.5))
+@pytest.mark.parametrize("size", [(37, 53), (61, 40), (100, 90), (1, 70), (64, 1), (1, 1)])
+@pytest.mark.parametrize(("short", "long"), [(20, 30), (48, 64), (90, None), (7, 333)])
+def test_loader_and_model_resize_to_the_same_size_and_pixels(size, short, long):
+    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    target = {"boxes": torch.tensor([[0.0, 0, size[1], size[0]]])}
+    if long is None and min(size) == 1:
+        return  # 90 times 70 pixels wide and up
+    of_loader, moved = ResizeShortSide(short, long)(image, target, RNG)
+    rules = ModelConfig(
+        min_size=short, max_size=long, image_mean=(0, 0, 0), image_std=(1, 1, 1), size_divisible=1
+    )
+    batch = ImageTransform(rules).eval()([image])
+    height, width = of_loader.shape[1:]
+    assert batch.sizes.tolist() == [[height, width]] == [list(resized(*size, short, long))]
+    torch.testing.assert_close(batch.images[0], of_loader, rtol=0, atol=1e-5)
+    assert moved["boxes"].tolist()[0] == pytest.approx([0, 0, width, height])
 
 
 def test_compose_applies_in_order():

@@ -6,20 +6,26 @@ import torch
 from fastrpn.models import ModelConfig
 from fastrpn.models.structures import Detections
 from fastrpn.models.transform import ImageTransform, to_lists
+from fastrpn.resizing import resized
 
 PLAIN = {"image_mean": (0, 0, 0), "image_std": (1, 1, 1), "size_divisible": 32}
 
 
 @pytest.mark.parametrize(
-    ("options", "size", "scale"),
+    ("short", "long", "size", "expected"),
     [
-        ({"min_size": 600, "max_size": None}, (300, 900), 2.0),
-        ({"min_size": 600, "max_size": 1000}, (300, 900), 1000 / 900),
-        ({"min_size": 600, "max_size": 1000}, (480, 640), 1.25),
+        (600, None, (300, 900), (600, 1800)),
+        (600, 1000, (300, 900), (333, 1000)),
+        (600, 1000, (480, 640), (600, 800)),
+        (800, 1333, (1, 1400), (1, 1333)),
+        (800, 1333, (2000, 2), (1333, 1)),
+        (800, 1333, (1, 1), (800, 800)),
     ],
 )
-def test_scale(options, size, scale):
-    assert ImageTransform(ModelConfig(**options)).scale(*size) == pytest.approx(scale)
+def test_the_size_of_an_image_in_the_network(short, long, size, expected):
+    assert resized(*size, short, long) == expected
+    rules = ModelConfig(min_size=short, max_size=long)
+    assert tuple(ImageTransform(rules)([torch.rand(3, *size)]).sizes[0].tolist()) == expected
 
 
 def test_mixed_sizes_are_padded_to_the_largest():
