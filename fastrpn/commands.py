@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from cyclopts import App, CycloptsError, Parameter
@@ -16,19 +16,23 @@ from cyclopts import App, CycloptsError, Parameter
 from fastrpn import distributed
 from fastrpn.analysis import markdown_table, proposal_recall
 from fastrpn.analysis.report import print_anchor_design, print_receptive_field
-from fastrpn.data import ProposalSet, Reading, WithProposals
+from fastrpn.data import LabelledImages, ProposalSet, Reading, WithProposals
+from fastrpn.data.coco import read_coco_ids
 from fastrpn.data.dataset import AnnotatedImages
 from fastrpn.data.loader import WorkerKilledError
 from fastrpn.demo import run_demo
 from fastrpn.drawing import draw_anchors
-from fastrpn.evaluation import evaluate
 from fastrpn.evaluation.coco_ap import MAX_DETECTIONS
+from fastrpn.evaluation.detections import read_detections, write_detections
+from fastrpn.evaluation.evaluate import detect_all, evaluate_detections
 from fastrpn.evaluation.report import print_metrics, write_json
+from fastrpn.evaluation.validation_loss import validation_losses
 from fastrpn.files import require_writable
 from fastrpn.images import write_image
 from fastrpn.inference import Predictor
 from fastrpn.inference.detect import detect_files
 from fastrpn.inference.propose import propose_dataset
+from fastrpn.inference.tiled import TiledDetector
 from fastrpn.info import collect
 from fastrpn.models.anchors import cell_anchors
 from fastrpn.models.checkpoint import load_model
@@ -55,6 +59,16 @@ BatchSize = Annotated[int, Parameter(help="images in one pass through the networ
 Workers = Annotated[int, Parameter(help="processes that read images; 0 reads in this one")]
 Device = Annotated[
     str, Parameter(help='"auto" (a GPU if it can be used, else the CPU), "cpu", "cuda", "cuda:1"')
+]
+Nms = Annotated[
+    Literal["hard", "linear", "gaussian"] | None,
+    Parameter(help='"hard" NMS of the detections, or soft-NMS; else as the model was built'),
+]
+Tile = Annotated[
+    int | None, Parameter(help="side in pixels of the tiles in which larger images are looked at")
+]
+Overlap = Annotated[
+    float, Parameter(help="least share of its side that a tile has in common with the next")
 ]
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"], Parameter(help="of convolutions and matrix products")
@@ -124,8 +138,9 @@ def train_command(
 @app.command(name="eval")
 def evaluate_command(
     *,
-    checkpoint: Checkpoint,
     data: Data,
+    checkpoint: Checkpoint | None = None,
+    detections: Path | None = None,
     image_set: ImageSets = ("val",),
     proposals: Path | None = None,
     batch_size: BatchSize = 4,
@@ -134,39 +149,72 @@ def evaluate_command(
     precision: Precision = "fp32",
     reading: ReadingOptions = None,
     max_detections: int | None = None,
+    nms: Nms = None,
+    tile: Tile = None,
+    overlap: Overlap = 0.2,
+    loss: bool = False,
+    save_detections: Path | None = None,
     output: Path | None = None,
 ) -> None:
-    """Evaluate a checkpoint on annotated images in PASCAL VOC or COCO layout.
+    """Evaluate a checkpoint, or detections that are in a file, on annotated images.
 
     Args:
+        detections: file in COCO's results format, instead of a checkpoint: what `--save-detections`
+            or another program has written.
         proposals: file of `fastrpn proposals`, instead of the RPN's.
         max_detections: most detections of an image that the model gives and COCO's numbers look
             at; without it, the model's own number and COCO's 100.
+        loss: compute the training's losses, too.
+        save_detections: file for the detections in COCO's results format, with the ids of the
+            annotations, as pycocotools takes it.
         output: JSON file for all numbers and curves.
     """
-    if output:
-        require_writable("output", output)
+    for name, path in (("output", output), ("save-detections", save_detections)):
+        if path:
+            require_writable(name, path)
+    if (checkpoint is None) == (detections is None):
+        raise ValueError("give either a --checkpoint or --detections")
+    if detections is not None:
+        dataset = (reading or Reading()).open(data, image_set)
+        found = read_detections(detections, dataset)
+        targets = [dataset.target(i) for i in range(len(dataset))]
+        limit = max_detections or MAX_DETECTIONS
+        _show(evaluate_detections(found, targets, dataset.classes, limit), output)
+        return
     with distributed.process_group(device):
         used = distributed.local_device(device)
-        model, classes = load_model(checkpoint, used)
+        model, classes = load_model(checkpoint or "", used)
         if max_detections is not None:
             model.config = model.config.override(detections_per_image=max_detections)
-        dataset = (reading or Reading()).open(data, image_set, classes)
+        if nms is not None:
+            model.config = model.config.override(box_nms=nms)
+        images = (reading or Reading()).open(data, image_set, classes)
+        samples: LabelledImages = images
         if proposals:
-            dataset = WithProposals(dataset, ProposalSet.load(proposals))
-        with autocast(used, precision):
-            metrics = evaluate(
-                model,
-                dataset,
-                batch_size=batch_size,
-                workers=workers,
-                max_detections=max_detections or MAX_DETECTIONS,
+            samples = WithProposals(images, ProposalSet.load(proposals))
+        detector: torch.nn.Module = model
+        if tile is not None:
+            detector = TiledDetector(
+                model, tile, overlap, model.config.box_nms_threshold, batch_size
             )
-        is_main = distributed.is_main()
-    if is_main:
-        print_metrics(metrics)
-        if output:
-            print(f"wrote {write_json(output, metrics)}")
+        with autocast(used, precision):
+            found, targets = detect_all(detector, samples, batch_size=batch_size, workers=workers)
+            losses = {}
+            if loss:
+                losses = validation_losses(model, samples, batch_size=batch_size, workers=workers)
+        if not distributed.is_main():
+            return
+    metrics = evaluate_detections(found, targets, classes, max_detections or MAX_DETECTIONS)
+    if save_detections:
+        image_ids = [target["image_id"] for target in targets]
+        print(f"wrote {write_detections(save_detections, images, found, image_ids)}")
+    _show({**metrics, **losses}, output)
+
+
+def _show(metrics: dict[str, Any], output: Path | None) -> None:
+    print_metrics(metrics)
+    if output:
+        print(f"wrote {write_json(output, metrics)}")
 
 
 @app.command
@@ -182,6 +230,10 @@ def detect(
     device: Device = "auto",
     precision: Precision = "fp32",
     cuda_graph: bool = False,
+    nms: Nms = None,
+    tile: Tile = None,
+    overlap: Overlap = 0.2,
+    ids: Path | None = None,
     on_bad_data: Files = "stop",
 ) -> None:
     """Find objects in images and videos: pictures, COCO results, a table.
@@ -194,6 +246,8 @@ def detect(
         formats: pictures and videos with boxes, detections.json (COCO), detections.csv.
         score_threshold: lowest score of a detection, 0 to 1.
         cuda_graph: on a GPU, replay one recorded graph for each shape of batch.
+        ids: COCO annotations of the images; detections.json then has their ids of images and
+            categories, as pycocotools takes it.
     """
     require_writable("output", output, is_folder=True)
     # Shares may take very different times: a long video is not divided.
@@ -205,8 +259,12 @@ def detect(
             score_threshold=score_threshold,
             precision=precision,
             cuda_graph=cuda_graph,
+            nms=nms,
+            tile=tile,
+            overlap=overlap,
         )
-        found = detect_files(predictor, files, output, on_bad_data, formats=formats)
+        names = read_coco_ids(ids, predictor.classes) if ids else None
+        found = detect_files(predictor, files, output, on_bad_data, formats=formats, ids=names)
         if not distributed.is_main():
             return
     for message in found.skipped:

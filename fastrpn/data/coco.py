@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -37,6 +37,7 @@ class _Annotation(msgspec.Struct, gc=False):
     category_id: Any = None
     bbox: Any = None
     iscrowd: Any = None
+    area: Any = None
 
 
 class _Shape(msgspec.Struct):
@@ -110,11 +111,12 @@ class COCODataset(AnnotatedImages):
             )
         images = self._images(content.images, bad)
         objects = self._objects(content.annotations, name_of, images, bad)
+        areas = _areas(content.annotations)
         del content
         collector = Collector(str(annotation_file), bad, over_edge, exif, "annotations[{}]")
         folder = ImageFolder(self.image_folder)
         numbered = all(isinstance(key, int) and 0 <= key <= _LARGEST_ID for key in images)
-        self.file_ids: dict[int, int | str] = {}
+        file_ids: dict[int, int | str] = {}
         for number, (key, image) in enumerate(images.items()):
             named = isinstance(image.file_name, str)
             where = f"{annotation_file}: image {image.file_name if named else f'with id {key!r}'}"
@@ -124,13 +126,14 @@ class COCODataset(AnnotatedImages):
                 bad.bad_file(error)
                 continue
             image_id = key if numbered and isinstance(key, int) else number
-            self.file_ids[image_id] = key
+            file_ids[image_id] = key
             collector.add(
                 where, path, image_id, stated_size(image.height, image.width), objects.pop(key)
             )
         known = list(dict.fromkeys(name_of.values()))
-        samples, names = collector.finish(classes, known)
+        samples, names = collector.finish(classes, known, areas)
         first_id = {name: key for key, name in reversed(name_of.items())}
+        self.file_ids = file_ids
         self.category_ids = [0, *(first_id.get(name) for name in names[1:])]
         return samples, names
 
@@ -220,10 +223,60 @@ class COCODataset(AnnotatedImages):
         raise BadDataError(text, kind)
 
 
+class COCOIds(NamedTuple):
+    """How a COCO file calls images and classes."""
+
+    of_file: dict[str, int | str]  # by file_name
+    categories: list[int | str]  # by label
+
+    def of_image(self, name: str) -> int | str:
+        """The id of an image by its path, or the end of it that the file knows.
+
+        Raises:
+            ValueError: the file has no such image.
+        """
+        parts = name.replace("\\", "/").split("/")
+        for first in range(len(parts)):
+            ending = "/".join(parts[first:])
+            if ending in self.of_file:
+                return self.of_file[ending]
+        raise ValueError(f"ids: no image in the COCO file is called {name}")
+
+
+def read_coco_ids(annotation_file: str | Path, classes: Sequence[str]) -> COCOIds:
+    """The ids of a COCO file's images and of its categories that have the names of `classes`.
+
+    Args:
+        annotation_file: the JSON.
+        classes: names, "__background__" first.
+
+    Raises:
+        BadDataError: the JSON is missing or broken.
+        ValueError: a class that it does not have, or two images of one name.
+    """
+    content = read_json(Path(annotation_file), _File, "COCO annotations")
+    of_name = {
+        str(getattr(entry, "name", None)): _key(entry) for entry in reversed(content.categories)
+    }
+    categories: list[int | str] = [0]
+    for name in classes[1:]:
+        key = of_name.get(name)
+        if key is None:
+            raise ValueError(f"ids: {annotation_file} has no category {name!r}")
+        categories.append(key)
+    of_file: dict[str, int | str] = {}
+    for entry in content.images:
+        key = _key(entry)
+        name = str(getattr(entry, "file_name", None)).replace("\\", "/")
+        if key is not None and of_file.setdefault(name, key) != key:
+            raise ValueError(f"ids: {annotation_file} has two images called {name}")
+    return COCOIds(of_file, categories)
+
+
 def detections_to_coco_results(
     detections: Sequence[dict],
     image_ids: Sequence[int | str],
-    category_ids: Sequence[int] | None = None,
+    category_ids: Sequence[int | str | None] | None = None,
 ) -> list[dict]:
     """Detections as COCO's results format, ready for `json.dump`.
 
@@ -254,6 +307,16 @@ def detections_to_coco_results(
     return results
 
 
+def _areas(entries: Sequence[Any]) -> np.ndarray | None:
+    """float64, NaN where an annotation says no area that can be true; None if all are."""
+    areas = np.full(len(entries), np.nan)
+    for number, entry in enumerate(entries):
+        area: Any = getattr(entry, "area", None)
+        if type(area) in (int, float) and 0 < area < _LARGEST_ID:
+            areas[number] = area
+    return None if np.isnan(areas).all() else areas
+
+
 def _key(entry: Any) -> int | str | None:
     """The id of an entry: text or an integer, which may be written as 1.0."""
     key = getattr(entry, "id", None)
@@ -275,7 +338,7 @@ def _box_around(segmentation: Any, where: str) -> Box:
 
 
 def _box_of_mask(mask: dict, where: str) -> Box:
-    from pycocotools import mask as masks
+    from faster_coco_eval import mask as masks
 
     try:
         if isinstance(mask["counts"], list):

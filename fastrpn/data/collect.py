@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fastrpn.data.dataset import with_background
-from fastrpn.data.samples import SampleTable, Strings
+from fastrpn.data.samples import SampleTable, Strings, areas_of_boxes
 from fastrpn.errors import BadDataError, BadDataPolicy
 from fastrpn.images import IMAGE_SUFFIXES, read_size
 
@@ -136,7 +136,10 @@ class Collector:
         self._counts.append(count)
 
     def finish(
-        self, classes: Sequence[str] | None = None, known: Sequence[str] | None = None
+        self,
+        classes: Sequence[str] | None = None,
+        known: Sequence[str] | None = None,
+        areas: np.ndarray | None = None,
     ) -> tuple[SampleTable, list[str]]:
         """Checks everything and gives samples and class names, "__background__" first.
 
@@ -145,6 +148,7 @@ class Collector:
                 None keeps all.
             known: the classes that the data set declares; an object of another one is a bad
                 object. None: whatever occurs.
+            areas: float64 of the objects by their numbers, NaN for that of the box.
 
         Raises:
             BadDataError: the policy stops, too much is bad, or nothing usable is left.
@@ -187,6 +191,9 @@ class Collector:
             torch.from_numpy(labels[kept]),
             torch.from_numpy(np.frombuffer(self._ignore, bool)[kept]),
         )
+        if areas is not None:
+            given = torch.from_numpy(areas[np.frombuffer(self._numbers, np.int64)[kept]])
+            samples.areas = torch.where(given.isnan(), areas_of_boxes(samples), given)
         return samples, names
 
     def _readable(self) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,7 +32,8 @@ class AnnotatedImages(torch.utils.data.Dataset):
     """SampleTable whose annotations were checked when the data set was opened.
 
     `ds[i]` is (image float32 [3,H,W] RGB in 0..1, target) where target holds "boxes" float32 [G,4]
-    (xyxy, pixels), "labels" int64 [G] (1..C-1), "ignore" bool [G] and "image_id".
+    (xyxy, pixels), "labels" int64 [G] (1..C-1), "ignore" bool [G] and "image_id"; where the
+    annotation says the areas of its objects, which may be smaller than their boxes, "area" too.
 
     Images are decoded when they are asked for, and only then a broken one, or one of another size
     than its annotation says, raises BadDataError. A `Loader` stops there or, with
@@ -48,7 +49,13 @@ class AnnotatedImages(torch.utils.data.Dataset):
         classes: class names; index 0 is "__background__".
         samples: the usable samples, in order.
         bad: the faults that were found, and what is done with others.
+        file_ids: {image_id: what the annotation file calls the image}, where that is another id.
+        category_ids: what the annotation file calls each class, by label; None where it has no
+            numbers for them.
     """
+
+    file_ids: Mapping[int, int | str] = {}
+    category_ids: Sequence[int | str | None] | None = None
 
     def __init__(
         self,
@@ -94,11 +101,15 @@ class AnnotatedImages(torch.utils.data.Dataset):
             "labels": torch.from_numpy(sample.labels.copy()),
             "ignore": torch.from_numpy(sample.ignore.copy()),
             "image_id": sample.image_id,
+            **({} if sample.areas is None else {"area": torch.from_numpy(sample.areas.copy())}),
         }
 
     def subset(self, indices: Sequence[int]) -> AnnotatedImages:
         """Some of the images, in that order."""
-        return AnnotatedImages(self.samples.select(indices), self.classes, self.bad, self.exif)
+        samples = self.samples.select(indices)
+        part = AnnotatedImages(samples, self.classes, self.bad, self.exif)
+        part.file_ids, part.category_ids = self.file_ids, self.category_ids
+        return part
 
     def checked(self, progress: bool = True) -> AnnotatedImages:
         """The data set after decoding every image; `bad.on_bad_data` says what becomes of bad ones.

@@ -31,6 +31,7 @@ class Sample:
     boxes: np.ndarray  # float32 [G, 4]
     labels: np.ndarray  # int64 [G], from 1
     ignore: np.ndarray  # bool [G]
+    areas: np.ndarray | None = None  # float64 [G] in pixels, where the annotation says them
 
 
 class Strings(Sequence[str]):
@@ -62,6 +63,7 @@ class SampleTable(Sequence[Sample]):
         boxes: float32 [N, 4] xyxy in pixels.
         labels: int64 [N].
         ignore: bool [N].
+        areas: float64 [N] in pixels, of the objects and not their boxes; None if nothing says them.
     """
 
     paths: Sequence[str]
@@ -71,6 +73,7 @@ class SampleTable(Sequence[Sample]):
     boxes: Tensor
     labels: Tensor
     ignore: Tensor
+    areas: Tensor | None = None
 
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> SampleTable:
@@ -116,6 +119,7 @@ class SampleTable(Sequence[Sample]):
             self.boxes[objects].numpy(),
             self.labels[objects].numpy(),
             self.ignore[objects].numpy(),
+            None if self.areas is None else self.areas[objects].numpy(),
         )
 
     def select(self, indices: Sequence[int]) -> SampleTable:
@@ -134,6 +138,7 @@ class SampleTable(Sequence[Sample]):
             self.boxes[rows],
             self.labels[rows],
             self.ignore[rows],
+            None if self.areas is None else self.areas[rows],
         )
 
     def relabelled(self, labels: Tensor) -> SampleTable:
@@ -154,7 +159,14 @@ def join_samples(parts: Sequence[SampleTable], shifts: Sequence[int]) -> SampleT
         torch.cat([part.boxes for part in parts]),
         torch.cat([part.labels for part in parts]),
         torch.cat([part.ignore for part in parts]),
+        torch.cat([areas_of_boxes(p) if p.areas is None else p.areas for p in parts]),
     )
+
+
+def areas_of_boxes(samples: SampleTable) -> Tensor:
+    """float64 [N], in pixels."""
+    boxes = samples.boxes.double()
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1)
 
 
 @contextmanager

@@ -39,6 +39,10 @@ def print_metrics(metrics: Mapping[str, Any], console: Console | None = None) ->
     console.print(table)
     numbers = (f"{title} {_cell(metrics[name])}" for name, title in BELOW_THE_TABLE.items())
     console.print("AP of all: " + ", ".join(numbers), highlight=False)
+    losses = [name for name in metrics if name == "loss" or name.startswith("loss_")]
+    if losses:
+        parts = (f"{name} {metrics[name]:.4f}" for name in losses)
+        console.print(", ".join(parts), highlight=False)
 
 
 def summary(metrics: Mapping[str, Any]) -> dict[str, float | None]:

@@ -70,8 +70,8 @@ def graphed(
     """The model's detections of lists of images, from CUDA graphs.
 
     Args:
-        model: in evaluation mode, on a GPU. Its parameters may change their values later, but not
-            their memory.
+        model: in evaluation mode, on a GPU, with hard NMS. Its parameters may change their values
+            later, but not their memory.
         step, max_graphs: see :class:`GraphCache`.
         score_threshold: see :meth:`FasterRCNN.forward`.
 
@@ -79,13 +79,16 @@ def graphed(
         what takes and gives what ``model`` does: images [3, H, W] on its device -> a list of dicts.
 
     Raises:
-        ValueError: a model that is not on a CUDA device, or in training mode.
+        ValueError: a model that is not on a CUDA device, in training mode, or with soft-NMS, whose
+            shapes depend on what it finds.
     """
     device = next(model.parameters()).device
     if device.type != "cuda":
         raise ValueError(f"cuda_graph: the model must be on a CUDA device, it is on {device}")
     if model.training:
         raise ValueError("cuda_graph: the model must be in evaluation mode")
+    if model.config.box_nms != "hard":
+        raise ValueError(f"cuda_graph: box_nms must be 'hard', got {model.config.box_nms!r}")
     record = partial(_record, model, torch.cuda.graph_pool_handle(), score_threshold)
     return partial(detect_lists, model, GraphCache(record, step, max_graphs))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.progress import track
 
 from fastrpn import distributed
+from fastrpn.data.coco import COCOIds
 from fastrpn.errors import BadDataPolicy
 from fastrpn.inference.media import count_frames, list_media, read_media
 from fastrpn.inference.predictor import Predictor
@@ -43,6 +44,7 @@ def detect_files(
     on_bad_data: str = "stop",
     progress: bool = True,
     formats: Sequence[str] = ("pictures", "json"),
+    ids: COCOIds | None = None,
 ) -> FilesDetected:
     """Detects objects in images and videos, given one by one or as folders.
 
@@ -52,7 +54,8 @@ def detect_files(
       as the inputs are.
     - "json": `detections.json`, a list of {"image_id", "category_id", "bbox" (x, y, width, height),
       "score"} in the order of the files. image_id is the file's path as given, for a frame of a
-      video with "#" and its number from 0; category_id indexes `predictor.classes`.
+      video with "#" and its number from 0; category_id indexes `predictor.classes`. With `ids`
+      both are those of a COCO file.
     - "csv": `detections.csv`, the same as a table with the names of the classes.
 
     Args:
@@ -62,11 +65,13 @@ def detect_files(
         on_bad_data: "stop" at an unreadable file, or "skip" it and say so in the result.
         progress: show a progress bar.
         formats: some of the three.
+        ids: see :func:`fastrpn.data.coco.read_coco_ids`.
 
     Raises:
         BadDataError: an unreadable file, with "stop".
         FileNotFoundError: a path that does not exist, or nothing to detect in.
-        ValueError: `on_bad_data` or a format is unknown, or a picture would replace an input.
+        ValueError: `on_bad_data` or a format is unknown, a picture would replace an input, or
+            `ids` do not have a file.
     """
     unknown = set(formats) - set(FORMATS)
     if unknown:
@@ -76,6 +81,9 @@ def detect_files(
     files = list(places)
     names = picture_names(places) if "pictures" in formats else {}
     _protect_inputs(files, output, names)
+    if ids is not None:
+        for file in files:  # before any is looked at
+            ids.of_image(str(file))
     rank, size = distributed.rank(), distributed.size()
     mine = files[len(files) * rank // size : len(files) * (rank + 1) // size]
     done = FilesDetected(skipped=policy.skipped)
@@ -84,7 +92,7 @@ def detect_files(
     with ResultLines(_part(output, rank)) as lines, ExitStack() as videos:
         pictures = PictureWriter(output, names, predictor.classes, videos)
         for frame, found in track(frames, "detecting", count_frames(mine), disable=hidden):
-            lines.add([found], [frame.name])
+            lines.add([found], [frame.name if ids is None else ids.of_image(frame.name)])
             if names:
                 pictures.add(frame, found)
             done.num_images += 1
@@ -93,7 +101,8 @@ def detect_files(
     if distributed.is_main():
         parts = [_part(output, other) for other in range(size)]
         if "json" in formats:
-            write_coco_results(output / "detections.json", parts)
+            categories = None if ids is None else ids.categories
+            write_coco_results(output / "detections.json", parts, categories)
         if "csv" in formats:
             write_csv(output / "detections.csv", parts, predictor.classes)
         for part in parts:

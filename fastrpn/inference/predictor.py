@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from fastrpn.errors import BadDataPolicy
 from fastrpn.images import array_as_rgb, image_to_tensor, read_image
 from fastrpn.inference.cuda_graph import graphed
 from fastrpn.inference.media import Frame, list_media, read_media
+from fastrpn.inference.tiled import TiledDetector
 from fastrpn.models import FasterRCNN
 from fastrpn.models.checkpoint import load_model
 from fastrpn.models.precision import PRECISIONS, autocast
@@ -44,14 +45,20 @@ class Predictor:
         cuda_graph: replay one recorded CUDA graph for each shape of batch; for few or small images
             on a GPU, where the host is what limits the speed.
         classes: names of a model's classes; a checkpoint holds its own.
+        nms: "hard", or soft-NMS of the detections, "linear" or "gaussian"; None: as the model's
+            configuration says, which else is changed.
+        tile: side in pixels of the tiles in which larger images are looked at, see
+            :class:`fastrpn.inference.tiled.TiledDetector`; None: each image is taken whole.
+        overlap: least share of its side that a tile has in common with the next, 0 to below 1.
 
     Attributes:
         classes: names, "__background__" first; a detection's label is an index into them.
 
     Raises:
         ValueError: a ``batch_size`` below 1, a ``score_threshold`` outside [0, 1], an unknown
-            ``precision``, ``cuda_graph`` on a device
-            that is no GPU, a bad checkpoint, or another number of ``classes`` than the model's.
+            ``precision`` or ``nms``, ``cuda_graph`` on a device that is no GPU or with soft-NMS, a
+            bad checkpoint, another number of ``classes`` than the model's, a ``tile`` below 1 or an
+            ``overlap`` outside [0, 1).
 
     Example::
 
@@ -71,6 +78,9 @@ class Predictor:
         precision: str = "fp32",
         cuda_graph: bool = False,
         classes: Sequence[str] | None = None,
+        nms: str | None = None,
+        tile: int | None = None,
+        overlap: float = 0.2,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -83,16 +93,21 @@ class Predictor:
             self.classes = _name_classes(self.model, classes)
         else:
             self.model, self.classes = load_model(checkpoint, local_device(device))
+        if nms is not None:
+            self.model.config = self.model.config.override(box_nms=nms)
         self.device = next(self.model.parameters()).device
         self.batch_size = batch_size
         self.score_threshold = score_threshold
         self.precision = precision
         above = None if score_threshold is None else self._floor(score_threshold)
-        self.detect = (
+        self.detect: Callable[[list[Tensor]], list[Detection]] = (
             graphed(self.model, score_threshold=above)
             if cuda_graph
             else partial(self.model, score_threshold=above)
         )
+        if tile is not None:
+            threshold = self.model.config.box_nms_threshold
+            self.detect = TiledDetector(self.detect, tile, overlap, threshold, batch_size)
 
     def _floor(self, score_threshold: float) -> float:
         """What the model's scores must exceed; `_select` keeps those at the threshold, too."""

@@ -43,7 +43,7 @@ class ResultLines:
         self.path = path
         self._file = path.open("w", encoding="utf-8")
 
-    def add(self, detections: Sequence[dict], image_ids: Sequence[str]) -> None:
+    def add(self, detections: Sequence[dict], image_ids: Sequence[int | str]) -> None:
         """Appends the detections of some images."""
         for result in detections_to_coco_results(detections, image_ids):
             self._file.write(json.dumps(result) + "\n")
@@ -57,11 +57,21 @@ class ResultLines:
             self.path.unlink()
 
 
-def write_coco_results(path: Path, parts: Iterable[Path]) -> Path:
-    """Joins files of lines into one JSON list, whole or not at all."""
+def write_coco_results(
+    path: Path, parts: Iterable[Path], categories: Sequence[int | str] | None = None
+) -> Path:
+    """Joins files of lines into one JSON list, whole or not at all.
+
+    Args:
+        categories: the ids of the classes by label; else the labels.
+    """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         before = "[\n"
         for line in _lines(parts):
+            if categories is not None:
+                result = json.loads(line)
+                result["category_id"] = categories[result["category_id"]]
+                line = json.dumps(result)
             file.write(before + line)
             before = ",\n"
         file.write("\n]\n" if before == ",\n" else "[]\n")

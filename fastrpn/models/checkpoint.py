@@ -157,11 +157,11 @@ def require_same_model(path: str | Path, saved: dict[str, Any], wanted: dict[str
             f"checkpoint {path} has the classes {', '.join(saved['classes'][1:])}, "
             f"not {', '.join(wanted['classes'][1:])}"
         )
+    rules = {**dataclasses.asdict(ModelConfig()), **saved["config"]}  # an older one has fewer
     for option, value in wanted["config"].items():
-        if saved["config"].get(option) != value:
+        if rules[option] != value:
             raise ValueError(
-                f"checkpoint {path} has model option {option}="
-                f"{saved['config'].get(option)!r}, not {value!r}"
+                f"checkpoint {path} has model option {option}={rules[option]!r}, not {value!r}"
             )
 
 

@@ -85,7 +85,9 @@ class ModelConfig:
     box_smooth_l1_beta: float = 1.0
     box_dropout: float = 0.5
     box_score_threshold: float = 0.05
+    box_nms: str = "hard"  # or soft-NMS, "linear" or "gaussian" with box_soft_nms_sigma
     box_nms_threshold: float = 0.3
+    box_soft_nms_sigma: float = 0.5
     detections_per_image: int = 100
 
     # Backbone: stages below this one keep their weights (3: VGG's conv1 and conv2 are frozen,
@@ -99,6 +101,7 @@ class ModelConfig:
         _check_choice("anchor_convention", self.anchor_convention, _ANCHOR_CONVENTIONS)
         _check_choice("rpn_normalizer", self.rpn_normalizer, ("paper", "sampled"))
         _check_choice("roi_op", self.roi_op, ("roi_pool", "roi_align"))
+        _check_choice("box_nms", self.box_nms, ("hard", "linear", "gaussian"))
         _check_choice("backbone_norm", self.backbone_norm, ("batch", "frozen"))
         for name in ("min_size", "rpn_batch_size", "box_batch_size", "detections_per_image"):
             if getattr(self, name) < 1:
@@ -106,6 +109,8 @@ class ModelConfig:
         for name in ("rpn_positive_fraction", "box_positive_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not self.box_soft_nms_sigma > 0:
+            raise ValueError(f"box_soft_nms_sigma must be positive, got {self.box_soft_nms_sigma}")
         for width, height in (shape for level in self.anchor_shapes or () for shape in level):
             if not (width > 0 and height > 0):
                 raise ValueError(f"anchor_shapes must be positive, got {width:g} x {height:g}")

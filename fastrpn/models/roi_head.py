@@ -14,6 +14,7 @@ from fastrpn.models.config import ModelConfig
 from fastrpn.models.losses import box_head_losses
 from fastrpn.models.pooling import RegionPooler
 from fastrpn.models.sampling import sample
+from fastrpn.models.soft_suppression import soft_suppression
 from fastrpn.models.structures import Detections, GroundTruth, Proposals, gather_rows, row_mask
 
 __all__ = ["BoxHead", "BoxPredictor", "RoIHead"]
@@ -200,6 +201,8 @@ class RoIHead(nn.Module):
         labels = torch.arange(1, classes, device=logits.device).expand(batch, count, -1)
 
         boxes, scores, labels = boxes.flatten(1, 2), scores.flatten(1), labels.flatten(1)
+        if config.box_nms != "hard":
+            return soft_suppression(boxes, scores, labels, config, score_threshold)
         kept, counts = ops.nms_padded(
             boxes,
             scores,

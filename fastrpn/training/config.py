@@ -120,6 +120,7 @@ class TrainConfig(_Given, Reading):
         checkpoint_every: steps between checkpoints; 0 means once an epoch.
         log_every: steps between lines of the progress, and between checks for losses that are not
             finite; every step is in the history.
+        val_loss: compute the losses on the validation images, too, at each evaluation.
         tensorboard: write TensorBoard events into the output folder.
         pictures: images to draw detections on at each evaluation.
         rehearsal: before the first step, take one batch through training, evaluation, pictures and
@@ -179,6 +180,7 @@ class TrainConfig(_Given, Reading):
     eval_every: int = 0
     checkpoint_every: int = 0
     log_every: int = 10
+    val_loss: bool = False
     tensorboard: bool = False
     pictures: int = 4
     rehearsal: bool = True
@@ -274,7 +276,7 @@ RUN_FILES = ("last.pt", "previous.pt", "best.pt", "history.jsonl")  # that tell 
 _FREE = {  # change nothing of what comes out, or are about this start alone
     *("output", "weights", "device", "workers", "check", "val_set", "val_proposals"),
     *("eval_every", "checkpoint_every"),
-    *("log_every", "tensorboard", "pictures", "rehearsal", "progress"),
+    *("log_every", "val_loss", "tensorboard", "pictures", "rehearsal", "progress"),
     *("resume", "allow_changes", "overwrite"),
 }
 

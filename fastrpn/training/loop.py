@@ -21,6 +21,7 @@ from fastrpn import distributed
 from fastrpn.data import LabelledImages, Part
 from fastrpn.evaluation.evaluate import evaluate
 from fastrpn.evaluation.report import draw_evaluation, summary
+from fastrpn.evaluation.validation_loss import validation_losses
 from fastrpn.files import UNFINISHED
 from fastrpn.images import write_image
 from fastrpn.models import FasterRCNN, load_weights
@@ -335,6 +336,10 @@ class Trainer:
         with stop.at_once():
             self.metrics = self.score(self.validation)
         numbers = summary(self.metrics)
+        if self.config.val_loss:
+            numbers |= validation_losses(
+                self.objective, self.validation, batch_size=self.config.batch_size
+            )
         self.evaluations.append([{"step": self.step, **numbers}])
         board.scalars("val", numbers, self.step)
         ap = self.metrics["AP"] or 0.0

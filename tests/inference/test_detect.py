@@ -165,7 +165,7 @@ def test_refusals(predictor, folder, tmp_path):
         list_media([empty])
     with pytest.raises(FileNotFoundError, match="nowhere: no such file"):
         next(predictor.stream("nowhere"))
-    with pytest.raises(ValueError, match="precision must be one of fp32, bf16, got 'fp8'"):
+    with pytest.raises(ValueError, match="precision must be one of fp32, bf16, fp16, got 'fp8'"):
         Predictor("last.pt", precision="fp8")
 
 
