@@ -127,7 +127,8 @@ class Predictor:
 
         Args:
             images: arrays [H, W, 3] RGB, also grey, with alpha, or of 16 bits, see
-                :func:`fastrpn.images.array_as_rgb`; float tensors [3, H, W] in 0..1; or paths.
+                :func:`fastrpn.images.array_as_rgb`; float tensors [3, H, W] in 0..1; or paths of
+                files, which are turned as their EXIF orientation says.
 
         Returns:
             for each image "boxes" float32 [D, 4] (xyxy, pixels), "labels" int64 [D] and "scores"
@@ -198,7 +199,7 @@ def _name_classes(model: FasterRCNN, classes: Sequence[str] | None) -> list[str]
 def _to_tensor(image: Image) -> Tensor:
     """float32 [3, H, W] in 0..1."""
     if isinstance(image, str | Path):
-        return image_to_tensor(read_image(image))
+        return image_to_tensor(read_image(image, exif=True))
     if isinstance(image, np.ndarray):
         return image_to_tensor(array_as_rgb(image))
     return image

@@ -212,7 +212,7 @@ class Trainer:
         self.step += 1
         entry = {"step": self.step, "epoch": epoch, "lr": rate}
         if self.scaler.is_enabled():
-            entry["loss_scale"] = self.scaler.get_scale()  # it falls at a step that is left out
+            entry["grad_scale"] = self.scaler.get_scale()  # it falls at a step that is left out
         self.losses.add(entry, losses, image_ids(parts))
 
     def update(self, parts: Sequence[Batch]) -> tuple[float, dict[str, Tensor]]:

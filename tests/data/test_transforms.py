@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastrpn.data.augment import RandomCrop, RandomQuarterTurn
 from fastrpn.data.transforms import (
     Compose,
     RandomHorizontalFlip,
@@ -83,3 +84,40 @@ def test_compose_applies_in_order():
     image, target = _white_box((2, 4, 10, 8))
     both = Compose(ResizeShortSide(40), RandomHorizontalFlip(1))
     assert both(image, target, RNG)[1]["boxes"].tolist() == [[40, 8, 56, 16]]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_quarter_turn_moves_box_with_pixels(seed):
+    image, target = _white_box((2, 4, 10, 8))
+    turned, moved = RandomQuarterTurn()(image, target, np.random.default_rng(seed))
+    assert turned.shape in ((3, 20, 30), (3, 30, 20)) and turned.sum() == image.sum()
+    assert moved["boxes"][0].tolist() == _white_span(turned)
+
+
+def test_quarter_turns_are_equally_likely():
+    image, target = _white_box((2, 4, 10, 8))
+    rng = np.random.default_rng(0)
+    seen = [
+        tuple(RandomQuarterTurn()(image, target, rng)[1]["boxes"][0].tolist()) for _ in range(400)
+    ]
+    assert len(set(seen)) == 4 and all(70 < seen.count(box) < 130 for box in set(seen))
+
+
+def test_a_crop_moves_box_with_pixels_and_drops_what_it_hardly_shows():
+    image, target = _white_box((2, 4, 10, 8))
+    target |= {"ignore": torch.tensor([True]), "proposals": torch.tensor([[2.0, 4, 10, 8]])}
+    kept = 0
+    for seed in range(60):
+        crop, found = RandomCrop(12)(image, target, np.random.default_rng(seed))
+        assert crop.shape == (3, 12, 12) and crop.is_contiguous()
+        visible = float(crop[0].sum()) / 32
+        assert len(found["boxes"]) == len(found["labels"]) == len(found["ignore"])
+        assert len(found["boxes"]) == (visible >= 0.5)
+        if visible >= 0.5:
+            kept += 1
+            span = _white_span(crop)
+            assert found["boxes"][0].tolist() == [*span[:2], *span[2:]]
+            assert found["proposals"].tolist() == found["boxes"].tolist()
+    assert 5 < kept < 60
+    whole, same = RandomCrop(100)(image, target, RNG)
+    assert torch.equal(whole, image) and torch.equal(same["boxes"], target["boxes"])

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import json
+import math
 
 import pytest
 import torch
@@ -59,6 +61,61 @@ def test_bfloat16_is_close_to_float32(data, tmp_path):
         assert float(rounded) == pytest.approx(float(value), rel=0.02, abs=1e-3)
         assert float(rounded) != float(value)  # autocast did something
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+
+
+def test_float16_leaves_out_steps_that_overflow_and_resumes_bit_for_bit(data, tmp_path):
+    settings = {"precision": "fp16", "val_set": None, "log_every": 1, "steps": 6}
+    config = make_config(data, tmp_path / "whole", **settings, rehearsal=True)
+    whole = make_trainer(config)
+    whole.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=3)
+    before = [p.clone() for p in whole.model.parameters()]
+    moved = []
+    take_step = whole._take_step
+
+    def noting(parts):
+        take_step(parts)
+        after = [p.clone() for p in whole.model.parameters()]
+        moved.append(any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)))
+        before[:] = after
+
+    whole._take_step = noting
+    history = whole.run().history
+    left_out = [not math.isfinite(entry["grad_norm"]) for entry in history]
+    assert any(left_out) and [not m for m in moved] == left_out
+    scales = [entry["grad_scale"] for entry in history]
+    for before_step, after_step, out in zip([2.0**40, *scales], scales, left_out, strict=False):
+        assert after_step == before_step / 2 if out else after_step >= before_step
+    sums = [sum(v for k, v in entry.items() if k.startswith("loss_")) for entry in history]
+    assert all(map(math.isfinite, sums))
+
+    config = make_config(data, tmp_path / "parts", **settings, checkpoint_every=3)
+    first = make_trainer(config)
+    first.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=3)
+    take = first._take_step
+
+    def stopping(parts):
+        if first.step == 3:
+            raise KeyboardInterrupt
+        take(parts)
+
+    first._take_step = stopping
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    resumed = make_trainer(dataclasses.replace(config, resume=True))
+    assert resumed.scaler.get_scale() == scales[2]
+    assert json.dumps(resumed.run().history) == json.dumps(history)  # NaN is no NaN's equal
+    pairs = zip(resumed.model.parameters(), whole.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_adamw_learns_and_decays_no_biases(data, tmp_path):
+    config = make_config(data, tmp_path, optimizer="adamw", lr=1e-3, steps=8, val_set=None)
+    trainer = make_trainer(config)
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    decays = [group["weight_decay"] for group in trainer.optimizer.param_groups]
+    assert decays == [config.weight_decay, 0.0]
+    sums = [sum(v for k, v in e.items() if k.startswith("loss_")) for e in trainer.run().history]
+    assert sum(sums[-3:]) < 0.9 * sum(sums[:3])
 
 
 def test_bfloat16_learns(data, tmp_path):
