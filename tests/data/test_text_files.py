@@ -27,7 +27,7 @@ def rewrite(path, name, ends):
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", MARKS)
 def test_image_sets_and_classes_of_voc(tmp_path, mark, ends):
-    generate_synthetic(tmp_path, 3, 1, seed=0, image_size=(40, 40), progress=False)
+    generate_synthetic(tmp_path, 3, 1, seed=0, image_size=(64, 64), progress=False)
     (tmp_path / "classes.txt").write_text("\n".join(open_dataset(tmp_path, "train").classes[1:]))
     plain = open_dataset(tmp_path, "train")
     for file in (tmp_path / "classes.txt", tmp_path / "ImageSets" / "Main" / "train.txt"):
