@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from fastrpn.data import BadDataError, COCODataset, VOCDataset, concatenate, open_dataset
+from fastrpn.data import (
+    BadDataError,
+    COCODataset,
+    ProposalSet,
+    VOCDataset,
+    WithProposals,
+    concatenate,
+    open_dataset,
+)
 from fastrpn.images import write_image
 
 
@@ -143,3 +151,35 @@ def test_ignored_objects_stay_ignored_in_a_mixture(tmp_path, voc12):
     dataset = concatenate([open_dataset(voc12, "trainval"), open_dataset(coco, "val2017")])
     ignore = torch.cat([dataset.target(i)["ignore"] for i in range(len(dataset))])
     assert ignore.tolist() == [False, False, False, False, True]
+
+
+def test_sets_with_ids_that_are_texts_join_and_have_proposals(tmp_path):
+    for folder, of_folder in (("one", ["b", "a"]), ("two", ["a", "c", "7"])):
+        images = []
+        for number, key in enumerate(of_folder):
+            name = f"{folder}-{number}.png"
+            write_image(tmp_path / folder / name, np.full((30, 40, 3), 9 * number, np.uint8))
+            images.append({"id": key, "file_name": name, "height": 30, "width": 40})
+        content = {
+            "images": images,
+            "categories": [{"id": "x", "name": "cat"}, {"id": 2, "name": "dog"}],
+            "annotations": [
+                {"id": i, "image_id": key, "category_id": ["x", 2][i % 2], "bbox": [i, 2, 9, 9]}
+                for i, key in enumerate(of_folder)
+            ],
+        }
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"instances_{folder}.json").write_text(json.dumps(content))
+    joined = open_dataset(tmp_path, ["one", "two"])
+    targets = [joined.target(i) for i in range(5)]
+    assert [target["image_id"] for target in targets] == [0, 1, 2, 3, 4]
+    assert [target["boxes"][0, 0].item() for target in targets] == [0, 1, 0, 1, 2]
+    assert [joined.classes[target["labels"][0]] for target in targets] == [
+        *("cat", "dog"),
+        *("cat", "dog", "cat"),
+    ]
+    found = {t["image_id"]: (t["boxes"] + 1, torch.ones(len(t["boxes"]))) for t in targets}
+    ProposalSet.collect("rpn", found).save(tmp_path / "proposals.npz")
+    given = WithProposals(joined, ProposalSet.load(tmp_path / "proposals.npz"))
+    for i, target in enumerate(targets):
+        assert torch.equal(given[i][1]["proposals"], target["boxes"] + 1)
