@@ -173,7 +173,7 @@ def compile_all(nvcc: str, archs: list[str]) -> Kernels:
     """Resources of every kernel on every architecture."""
     kernels: Kernels = defaultdict(dict)
     for arch in archs:
-        for source in sorted((ROOT / "csrc" / "core").glob("*/*_cuda.cu")):
+        for source in sorted((ROOT / "csrc" / "ops").glob("*/*_cuda.cu")):
             op = source.name.removesuffix("_cuda.cu")
             for name, resources in parse(compile_source(nvcc, source, arch), op).items():
                 kernels[name][arch] = resources

@@ -1,5 +1,5 @@
 // nms, batched_nms and nms_padded: one kernel, three ways to hand out its result.
-#include "core/nms/nms.h"
+#include "ops/nms/nms.h"
 
 #include <cstring>
 #include <memory>

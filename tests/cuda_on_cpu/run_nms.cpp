@@ -1,4 +1,4 @@
-#include "core/nms/nms.h"
+#include "ops/nms/nms.h"
 #include "runner.h"
 
 // What a problem would need, without running it.

@@ -94,7 +94,7 @@ def test_allocations_of_a_grid_fail_one_by_one():
 FAULTS = {
     "unchecked_launch": (
         "nms",
-        "nms_order.h",
+        "order_cuda.h",
         "return FASTRPN_LAUNCH(rank_kernel<T>, grid, kThreads, 0, stream, args, w);",
         "return FASTRPN_LAUNCH(rank_kernel<T>, grid, kThreads, 0, stream, args, w), nullptr;",
         "nms ranked",
