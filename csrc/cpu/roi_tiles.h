@@ -130,25 +130,10 @@ struct Tiling {
   }
 };
 
-template <typename T, typename Stored>
-inline void widen_rois_from(const void* rois, int64_t count, T* to) {
-  const Stored* from = static_cast<const Stored*>(rois);
-  for (int64_t i = 0; i < 5 * count; ++i) to[i] = T(widen(from[i]));
-}
-
 // [count, 5] RoIs in the type the kernel computes in.
 template <typename T>
 inline void widen_rois(const void* rois, DType dtype, int64_t count, T* to) {
-  switch (dtype) {
-    case DType::float16:
-      return widen_rois_from<T, half_t>(rois, count, to);
-    case DType::bfloat16:
-      return widen_rois_from<T, bfloat16_t>(rois, count, to);
-    case DType::float32:
-      return widen_rois_from<T, float>(rois, count, to);
-    case DType::float64:
-      return widen_rois_from<T, double>(rois, count, to);
-  }
+  for (int64_t i = 0; i < 5 * count; ++i) to[i] = widen_at<T>(rois, dtype, i);
 }
 
 // The stretch of each row of a tile's box that its RoIs touch: [2 * height of the box], begin and end.

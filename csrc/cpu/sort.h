@@ -1,4 +1,4 @@
-// Stable sorting of indices by score or by any integer key: least-significant-digit radix sort.
+// Stable sorting of indices by any integer key, such as a score's: least-significant-digit radix sort.
 //
 // O(n) time for each digit that differs between keys, n more items as scratch; serial.
 #pragma once
@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "cpu/buffer.h"
-#include "math/dtype.h"
+#include "math/score_key.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 
@@ -16,21 +16,6 @@ struct SortItem {
   Key key;
   uint32_t index;
 };
-
-// Maps a score to an integer that orders as torch.sort(descending=True) does: NaN first, -0 equal to 0.
-static inline uint32_t descending_key(float score) {
-  if (score != score) return 0;
-  const uint32_t bits = float_to_bits(score + 0.0f);
-  return (bits >> 31) ? bits : ~bits & 0x7fffffffu;
-}
-
-static inline uint64_t descending_key(double score) {
-  if (score != score) return 0;
-  score += 0.0;
-  uint64_t bits;
-  memcpy(&bits, &score, sizeof(bits));
-  return (bits >> 63) ? bits : ~bits & 0x7fffffffffffffffu;
-}
 
 template <typename Key>
 void insertion_sort(SortItem<Key>* items, int64_t n) {

@@ -11,7 +11,7 @@
 #pragma once
 
 #include "cuda/status.h"
-#include "math/dtype.h"
+#include "math/dispatch.h"
 
 #if defined(FASTRPN_CUDA_ON_CPU)
 #include "cuda_on_cpu.h"
@@ -43,27 +43,6 @@ constexpr int64_t kMaxGridX = (int64_t(1) << 31) - 1, kMaxGridYZ = 65535;
 
 // What the last launch has come to.
 [[nodiscard]] inline Status launch_status() { return status_of(cudaGetLastError()); }
-
-template <typename T>
-struct TypeTag {
-  using type = T;
-};
-
-// Calls launch(TypeTag<T>()) for the element type that `dtype` names.
-template <typename Launch>
-Status dispatch(DType dtype, const Launch& launch) {
-  switch (dtype) {
-    case DType::float16:
-      return launch(TypeTag<half_t>());
-    case DType::bfloat16:
-      return launch(TypeTag<bfloat16_t>());
-    case DType::float32:
-      return launch(TypeTag<float>());
-    case DType::float64:
-      return launch(TypeTag<double>());
-  }
-  return "unknown dtype";
-}
 
 // `kCount` elements that are loaded and stored by one instruction.
 template <typename T, int kCount>

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "math/dtype.h"
+#include "math/exponential.h"
 #include "math/macros.h"
 
 namespace fastrpn {
@@ -71,14 +72,6 @@ template <typename T>
 FASTRPN_HD T box_iou_or_zero(const Box<T>& a, T a_area, const Box<T>& b, T b_area) {
   const T iou = box_iou(a, a_area, b, b_area);
   return iou > T{} ? iou : T{};
-}
-
-FASTRPN_HD float exponential(float value) { return expf(value); }
-FASTRPN_HD double exponential(double value) { return exp(value); }
-
-template <typename T>
-FASTRPN_HD T sigmoid(T logit) {
-  return T(1) / (T(1) + exponential(-logit));
 }
 
 // Applies (dx, dy, dw, dh) to an anchor (Ren et al., equation 2). dw and dh are limited to log(1000 / 16); a

@@ -98,6 +98,31 @@ FASTRPN_HD T narrow(decltype(widen(T())) value) {
 template <typename T>
 using compute_t = decltype(widen(T()));
 
+// The lowest finite value.
+template <typename T>
+static constexpr float kLowest = -3.4028234663852886e+38f;
+template <>
+constexpr float kLowest<half_t> = -65504.0f;
+template <>
+constexpr float kLowest<bfloat16_t> = -3.3895313892515355e+38f;
+template <>
+constexpr double kLowest<double> = -1.7976931348623157e+308;
+
+// Element `at` of an array of that type, widened to T, which is no narrower.
+template <typename T>
+FASTRPN_HD T widen_at(const void* data, DType dtype, int64_t at) {
+  switch (dtype) {
+    case DType::float16:
+      return T(widen(static_cast<const half_t*>(data)[at]));
+    case DType::bfloat16:
+      return T(widen(static_cast<const bfloat16_t*>(data)[at]));
+    case DType::float32:
+      return T(static_cast<const float*>(data)[at]);
+    default:
+      return T(static_cast<const double*>(data)[at]);
+  }
+}
+
 // A number as it meets elements of type T: rounded to that type, as torch and NumPy round the Python number
 // of `scores > 0.2`. (Thresholds of IoUs are compared as doubles instead: math/iou_threshold.h.)
 template <typename T>

@@ -14,6 +14,7 @@
 #include "cpu/buffer.h"
 #include "cpu/interval.h"
 #include "math/box.h"
+#include "math/dispatch.h"
 #include "ops/box_iou/box_iou.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
@@ -156,16 +157,7 @@ void run(const BoxIouArgs& args, const ParallelFor& parallel_for) {
 
 void box_iou_cpu(const BoxIouArgs& args, const ParallelFor& parallel_for) {
   if (args.n == 0 || args.m == 0) return;
-  switch (args.dtype) {
-    case DType::float16:
-      return run<half_t>(args, parallel_for);
-    case DType::bfloat16:
-      return run<bfloat16_t>(args, parallel_for);
-    case DType::float32:
-      return run<float>(args, parallel_for);
-    case DType::float64:
-      return run<double>(args, parallel_for);
-  }
+  dispatch(args.dtype, [&](auto tag) { run<typename decltype(tag)::type>(args, parallel_for); });
 }
 
 }  // namespace fastrpn::FASTRPN_SIMD_LEVEL

@@ -10,6 +10,7 @@
 #include "cpu/buffer.h"
 #include "cpu/select.h"
 #include "math/box.h"
+#include "math/dispatch.h"
 #include "ops/generate_proposals/generate_proposals.h"
 #include "ops/nms/greedy_cpu.h"
 
@@ -131,26 +132,16 @@ class Proposer {
 
 template <typename Storage>
 void run(const GenerateProposalsArgs& args, const ParallelFor& parallel_for) {
-  if (args.anchor_dtype == args.dtype) {
-    Proposer<Storage, Storage>(args).run(parallel_for);
-  } else {
-    Proposer<Storage, float>(args).run(parallel_for);
+  if constexpr (sizeof(Storage) == 2) {
+    if (args.anchor_dtype == DType::float32) return Proposer<Storage, float>(args).run(parallel_for);
   }
+  Proposer<Storage, Storage>(args).run(parallel_for);
 }
 
 }  // namespace
 
 void generate_proposals_cpu(const GenerateProposalsArgs& args, const ParallelFor& parallel_for) {
-  switch (args.dtype) {
-    case DType::float16:
-      return run<half_t>(args, parallel_for);
-    case DType::bfloat16:
-      return run<bfloat16_t>(args, parallel_for);
-    case DType::float32:
-      return Proposer<float, float>(args).run(parallel_for);
-    case DType::float64:
-      return Proposer<double, double>(args).run(parallel_for);
-  }
+  dispatch(args.dtype, [&](auto tag) { run<typename decltype(tag)::type>(args, parallel_for); });
 }
 
 }  // namespace fastrpn::FASTRPN_SIMD_LEVEL

@@ -14,6 +14,7 @@
 #include "cuda/sort.h"
 #include "cuda/workspace.h"
 #include "math/box.h"
+#include "math/score_key.h"
 #include "ops/generate_proposals/generate_proposals.h"
 #include "ops/nms/nms.h"
 

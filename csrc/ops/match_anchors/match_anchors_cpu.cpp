@@ -15,6 +15,7 @@
 #include "cpu/buffer.h"
 #include "cpu/vector.h"
 #include "math/box.h"
+#include "math/dispatch.h"
 #include "ops/match_anchors/match_anchors.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
@@ -253,16 +254,7 @@ class Matcher {
 
 void match_anchors_cpu(const MatchAnchorsArgs& args, const ParallelFor& parallel_for) {
   if (args.batch == 0 || args.num_anchors == 0) return;
-  switch (args.dtype) {
-    case DType::float16:
-      return Matcher<half_t>(args, parallel_for).run();
-    case DType::bfloat16:
-      return Matcher<bfloat16_t>(args, parallel_for).run();
-    case DType::float32:
-      return Matcher<float>(args, parallel_for).run();
-    case DType::float64:
-      return Matcher<double>(args, parallel_for).run();
-  }
+  dispatch(args.dtype, [&](auto tag) { Matcher<typename decltype(tag)::type>(args, parallel_for).run(); });
 }
 
 }  // namespace fastrpn::FASTRPN_SIMD_LEVEL

@@ -10,6 +10,7 @@
 // result depends on neither the threads nor the SIMD level.
 #include "cpu/buffer.h"
 #include "cpu/sort.h"
+#include "math/dispatch.h"
 #include "ops/nms/greedy_cpu.h"
 #include "ops/nms/nms.h"
 
@@ -137,16 +138,7 @@ void suppress_batch(const NmsArgs& args, const ParallelFor& parallel_for) {
 }  // namespace
 
 void nms_cpu(const NmsArgs& args, const ParallelFor& parallel_for) {
-  switch (args.dtype) {
-    case DType::float16:
-      return suppress_batch<half_t>(args, parallel_for);
-    case DType::bfloat16:
-      return suppress_batch<bfloat16_t>(args, parallel_for);
-    case DType::float32:
-      return suppress_batch<float>(args, parallel_for);
-    case DType::float64:
-      return suppress_batch<double>(args, parallel_for);
-  }
+  dispatch(args.dtype, [&](auto tag) { suppress_batch<typename decltype(tag)::type>(args, parallel_for); });
 }
 
 }  // namespace fastrpn::FASTRPN_SIMD_LEVEL

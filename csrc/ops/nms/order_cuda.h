@@ -3,6 +3,7 @@
 // side.
 #pragma once
 
+#include "math/score_key.h"
 #include "ops/nms/workspace_cuda.h"
 
 namespace fastrpn {

@@ -1,23 +1,12 @@
-// Which cells each bin of roi_align reads, and with what weights. The samples of a bin form a grid, and
-// bilinear weights are products, so a bin's value is
-//   sum over rows r of wy[r] * (sum over columns c of wx[c] * feature[r][c])
-// with the weights of all its samples added up, for each axis alone. However many samples there are, a bin
-// reads each cell once; the mean's division is part of wy. Included once for each SIMD level.
+// The taps (math/align_taps.h) of all RoIs of a call, one after the other. Included once for each SIMD level.
 #pragma once
 
 #include "cpu/roi_tiles.h"
+#include "math/align_taps.h"
 #include "ops/roi_align/roi_align.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
-
-// Bin i reads the cells cell[k] with weight[k], first[i] <= k < first[i + 1].
-template <typename T>
-struct Taps {
-  const int32_t* first;
-  const int32_t* cell;
-  const T* weight;
-};
 
 template <typename T>
 class AlignPlan {
@@ -54,12 +43,12 @@ class AlignPlan {
     return {args_.channels, args_.pooled_height * args_.pooled_width, args_.channels_last};
   }
 
-  Taps<T> rows(int64_t n) const {
+  AxisTaps<T> rows(int64_t n) const {
     return {first_.data() + n * firsts(), cell_.data() + taps_before_[n], weight_.data() + taps_before_[n]};
   }
-  Taps<T> columns(int64_t n) const {
+  AxisTaps<T> columns(int64_t n) const {
     // Behind the rows' taps; both count from the RoI's first.
-    Taps<T> taps = rows(n);
+    AxisTaps<T> taps = rows(n);
     taps.first += args_.pooled_height + 1;
     return taps;
   }
@@ -103,53 +92,16 @@ class AlignPlan {
     return taps;
   }
 
-  // Adds up the samples of all bins on one axis. Taps of the RoI are numbered from `at` on; returns how many
-  // it then has. [*begin, *end): the cells they span.
-  static int32_t add_samples(const AlignAxis<T>& axis, int64_t pooled, int64_t size, T scale, int32_t at,
-                             int32_t* first, int32_t* cell, T* weight, int64_t* begin, int64_t* end) {
-    *begin = size;
-    *end = 0;
-    for (int64_t i = 0; i < pooled; ++i) {
-      first[i] = at;
-      const auto add = [&](int64_t where, T amount) {
-        // Samples are in order, so a cell met before is one of the latest two.
-        for (int32_t k = at - 1; k >= first[i] && k >= at - 2; --k) {
-          if (cell[k] == where) {
-            weight[k] += amount;
-            return;
-          }
-        }
-        cell[at] = int32_t(where);
-        weight[at++] = amount;
-        if (where < *begin) *begin = where;
-        if (where >= *end) *end = where + 1;
-      };
-      int64_t sample, last;
-      align_sample_range(axis, i, size, &sample, &last);
-      for (; sample < last; ++sample) {
-        AlignSample<T> found;
-        if (!align_sample(axis, i, sample, size, &found)) continue;
-        add(found.low, found.weight_low * scale);
-        add(found.high, found.weight_high * scale);
-      }
-    }
-    first[pooled] = at;
-    return at;
-  }
-
   void fill(int64_t n) {
     const RoiAlignLevel& level = level_of(map_of_[n]);
     const AlignAxis<T> y = row_axis(n), x = column_axis(n);
-    const double samples = double(y.grid) * double(x.grid);  // may exceed 2^63
-    const T mean = samples > 0 ? T(1) / T(samples) : T(0);
-    int32_t* first = first_.data() + n * firsts();
-    int32_t* cell = cell_.data() + taps_before_[n];
-    T* weight = weight_.data() + taps_before_[n];
-    Region region;
-    const int32_t rows = add_samples(y, args_.pooled_height, level.height, mean, 0, first, cell, weight,
-                                     &region.y_begin, &region.y_end);
-    add_samples(x, args_.pooled_width, level.width, T(1), rows, first + args_.pooled_height + 1, cell, weight,
-                &region.x_begin, &region.x_end);
+    AxisTapsOutput<T> taps = {first_.data() + n * firsts(), cell_.data() + taps_before_[n],
+                              weight_.data() + taps_before_[n]};
+    const TapSpan rows = add_samples(y, args_.pooled_height, level.height, sample_weight(y, x), 0, taps);
+    const int32_t num_rows = taps.first[args_.pooled_height];
+    taps.first += args_.pooled_height + 1;
+    const TapSpan columns = add_samples(x, args_.pooled_width, level.width, T(1), num_rows, taps);
+    const Region region = {rows.begin, rows.end, columns.begin, columns.end};
     region_of_[n] = region.empty() ? Region{0, 0, 0, 0} : region;
   }
 

@@ -5,6 +5,7 @@
 // and the sum does not depend on the number of threads or on the layout. Work: channels * (cells in
 // patches + cells of the maps). Half types are summed in float and rounded once.
 #include "cpu/roi_tiles.h"
+#include "math/dispatch.h"
 #include "ops/roi_align/plan_cpu.h"
 #include "ops/roi_align/roi_align.h"
 
@@ -13,7 +14,7 @@ namespace {
 
 // Adds all bins of a RoI for kVectors vectors of channels. grad: [bins][kBlock].
 template <typename T>
-void add_bins(const T* grad, Taps<T> rows, Taps<T> columns, const RoiAlignArgs& args, Cells<T> sums) {
+void add_bins(const T* grad, AxisTaps<T> rows, AxisTaps<T> columns, const RoiAlignArgs& args, Cells<T> sums) {
   for (int64_t ph = 0; ph < args.pooled_height; ++ph) {
     for (int64_t pw = 0; pw < args.pooled_width; ++pw, grad += kBlock) {
       for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
@@ -101,7 +102,7 @@ struct BackwardCall {
     const auto sums = Cells<T>::of_box(plane.data(), box, 1);
     for (int64_t i = tile.begin; i < tile.end; ++i) {
       const int64_t n = tiling.order[i];
-      const Taps<T> rows = plan.rows(n), columns = plan.columns(n);
+      const AxisTaps<T> rows = plan.rows(n), columns = plan.columns(n);
       const Stored* from = grad(n, channel);
       for (int64_t ph = 0; ph < args.forward.pooled_height; ++ph) {
         for (int64_t pw = 0; pw < args.forward.pooled_width; ++pw, from += pooled.bin_stride()) {
@@ -162,16 +163,7 @@ void roi_align_backward_cpu(const RoiAlignBackwardArgs& args, const ParallelFor&
   }
   const int64_t elements = cells * forward.channels;
   const ParallelFor parallel_for = threads_for(elements, all_threads);
-  switch (args.forward.dtype) {
-    case DType::float16:
-      return scatter<half_t>(args, parallel_for);
-    case DType::bfloat16:
-      return scatter<bfloat16_t>(args, parallel_for);
-    case DType::float32:
-      return scatter<float>(args, parallel_for);
-    case DType::float64:
-      return scatter<double>(args, parallel_for);
-  }
+  dispatch(args.forward.dtype, [&](auto tag) { scatter<typename decltype(tag)::type>(args, parallel_for); });
 }
 
 }  // namespace fastrpn::FASTRPN_SIMD_LEVEL

@@ -9,6 +9,7 @@
 // Numerics: sums in float (double for float64), in the order of the cells; they differ from torchvision's,
 // which adds sample by sample, by rounding alone.
 #include "cpu/roi_tiles.h"
+#include "math/dispatch.h"
 #include "ops/roi_align/plan_cpu.h"
 #include "ops/roi_align/roi_align.h"
 
@@ -17,8 +18,8 @@ namespace {
 
 // All bins of a RoI for kCount vectors of channels; bins lie `stride` elements apart in the output.
 template <typename T, int kCount>
-void align_bins(Cells<const T> cells, Taps<T> rows, Taps<T> columns, const RoiAlignArgs& args, T* output,
-                int64_t stride) {
+void align_bins(Cells<const T> cells, AxisTaps<T> rows, AxisTaps<T> columns, const RoiAlignArgs& args,
+                T* output, int64_t stride) {
   for (int64_t ph = 0; ph < args.pooled_height; ++ph) {
     for (int64_t pw = 0; pw < args.pooled_width; ++pw, output += stride) {
       Vec<T> sum[kCount] = {};
@@ -40,7 +41,7 @@ void align_bins(Cells<const T> cells, Taps<T> rows, Taps<T> columns, const RoiAl
 
 // A single channel, any layout: for RoIs too large to pack.
 template <typename T, typename Stored>
-void align_plainly(Cells<const Stored> cells, Taps<T> rows, Taps<T> columns, const RoiAlignArgs& args,
+void align_plainly(Cells<const Stored> cells, AxisTaps<T> rows, AxisTaps<T> columns, const RoiAlignArgs& args,
                    Stored* output, int64_t stride) {
   for (int64_t ph = 0; ph < args.pooled_height; ++ph) {
     for (int64_t pw = 0; pw < args.pooled_width; ++pw, output += stride) {
@@ -153,16 +154,7 @@ void align(const RoiAlignArgs& args, const ParallelFor& parallel_for) {
 void roi_align_cpu(const RoiAlignArgs& args, const ParallelFor& all_threads) {
   const int64_t elements = args.num_rois * args.channels * args.pooled_height * args.pooled_width;
   const ParallelFor parallel_for = threads_for(elements, all_threads);
-  switch (args.dtype) {
-    case DType::float16:
-      return align<half_t>(args, parallel_for);
-    case DType::bfloat16:
-      return align<bfloat16_t>(args, parallel_for);
-    case DType::float32:
-      return align<float>(args, parallel_for);
-    case DType::float64:
-      return align<double>(args, parallel_for);
-  }
+  dispatch(args.dtype, [&](auto tag) { align<typename decltype(tag)::type>(args, parallel_for); });
 }
 
 }  // namespace fastrpn::FASTRPN_SIMD_LEVEL

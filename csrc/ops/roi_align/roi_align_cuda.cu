@@ -21,7 +21,7 @@ constexpr int kThreads = 256;
 
 // grid: x over RoIs, y over (bin, pack of channels); in the order of the output.
 template <typename T, int kPack, bool kChannelsLast>
-__global__ void __launch_bounds__(kThreads) forward_kernel(RoiAlignArgs args, Taps<compute_t<T>> taps) {
+__global__ void __launch_bounds__(kThreads) forward_kernel(RoiAlignArgs args, TapTable<compute_t<T>> taps) {
   using C = compute_t<T>;
   const int64_t n = blockIdx.x;
   const int bins = taps.pooled_height * taps.pooled_width;
@@ -76,7 +76,7 @@ struct AlignSource {
   using C = compute_t<T>;
   using Bin = AlignBin<C>;
 
-  const Taps<C>& taps;
+  const TapTable<C>& taps;
   const T* grads;  // of the block's first channel
   int64_t channels, lanes;
   int map, tile_y, tile_x;
@@ -174,7 +174,7 @@ struct Tiles {
 // grid: x over the tiles of all levels, y over groups of channels, z over images.
 template <typename T, bool kChannelsLast>
 __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
-    backward_kernel(RoiAlignBackwardArgs args, Taps<compute_t<T>> taps, Tiles tiles) {
+    backward_kernel(RoiAlignBackwardArgs args, TapTable<compute_t<T>> taps, Tiles tiles) {
   using C = compute_t<T>;
   __shared__ GradientStage<C> stage;
   __shared__ AlignBin<C> bins[kTileChannels<C>];
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
 }
 
 template <typename T, int kPack, bool kChannelsLast>
-Status launch_forward(const RoiAlignArgs& args, const Taps<compute_t<T>>& taps, Stream stream) {
+Status launch_forward(const RoiAlignArgs& args, const TapTable<compute_t<T>>& taps, Stream stream) {
   const int64_t items = args.channels / kPack * args.pooled_height * args.pooled_width;
   const dim3 grid(unsigned(args.num_rois), unsigned(ceil_div(items, int64_t(kThreads))));
   return FASTRPN_LAUNCH((forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args, taps);
@@ -215,8 +215,8 @@ int64_t tiles_of_levels(const RoiAlignArgs& forward, Tiles* tiles) {
 }
 
 template <typename T, bool kChannelsLast>
-Status launch_backward(const RoiAlignBackwardArgs& args, const Taps<compute_t<T>>& taps, const Tiles& tiles,
-                       Stream stream) {
+Status launch_backward(const RoiAlignBackwardArgs& args, const TapTable<compute_t<T>>& taps,
+                       const Tiles& tiles, Stream stream) {
   const RoiAlignArgs& forward = args.forward;
   constexpr int kChannels = kTileChannels<compute_t<T>>;
   const dim3 grid(tiles.first[forward.num_levels], unsigned(ceil_div(forward.channels, int64_t(kChannels))),

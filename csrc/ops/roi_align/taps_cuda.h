@@ -1,31 +1,19 @@
-// Which cells each bin of roi_align reads on CUDA, and with what weights.
-//
-// The samples of a bin form a grid and bilinear weights are products, so a bin's value is
-//   sum over its rows r of wy[r] * (sum over its columns c of wx[c] * feature[r][c])
-// with the weights of all its samples added up for each axis alone. However many samples there are, a bin
-// reads a cell once. One kernel computes these taps, a thread for each RoI and axis, and all others read
-// them. The mean's division is part of wy. Same arithmetic, in the same order, as on the CPU.
+// The taps (math/align_taps.h) of all RoIs of a call on CUDA. One kernel computes them, a thread for each RoI
+// and axis, and all others read them. Same arithmetic, in the same order, as on the CPU.
 #pragma once
 
 #include "cuda/gradient_tile.h"
 #include "cuda/roi.h"
 #include "cuda/runtime.h"
 #include "cuda/workspace.h"
+#include "math/align_taps.h"
 #include "ops/roi_align/roi_align.h"
 
 namespace fastrpn {
 
-// The taps of one axis of a RoI: bin i has those numbered first[i] to first[i + 1] - 1.
+// A RoI has a row of each array.
 template <typename C>
-struct AxisTaps {
-  int32_t* first;
-  int32_t* cell;
-  C* weight;
-  int32_t *begin, *end;  // of the CellSpan: the cells they span
-};
-
-template <typename C>
-struct Taps {
+struct TapTable {
   int32_t* map;    // [num_rois]: level * batch + image that the RoI reads, or -1
   CellSpan* span;  // [num_rois]
   int32_t* first;  // [num_rois, pooled_height + 1 + pooled_width + 1]
@@ -34,15 +22,21 @@ struct Taps {
   int pooled_height, pooled_width;
   int64_t most_rows, most_columns;  // taps of an axis
 
-  FASTRPN_HD_MEMBER AxisTaps<C> rows(int64_t n) const {
+  FASTRPN_HD_MEMBER AxisTapsOutput<C> row_output(int64_t n) const {
     const int64_t at = n * (most_rows + most_columns);
-    return {first + n * (pooled_height + pooled_width + 2), cell + at, weight + at, &span[n].y_begin,
-            &span[n].y_end};
+    return {first + n * (pooled_height + pooled_width + 2), cell + at, weight + at};
+  }
+  FASTRPN_HD_MEMBER AxisTapsOutput<C> column_output(int64_t n) const {
+    const AxisTapsOutput<C> rows = row_output(n);
+    return {rows.first + pooled_height + 1, rows.cell + most_rows, rows.weight + most_rows};
+  }
+  FASTRPN_HD_MEMBER AxisTaps<C> rows(int64_t n) const {
+    const AxisTapsOutput<C> taps = row_output(n);
+    return {taps.first, taps.cell, taps.weight};
   }
   FASTRPN_HD_MEMBER AxisTaps<C> columns(int64_t n) const {
-    const int64_t at = n * (most_rows + most_columns) + most_rows;
-    return {first + n * (pooled_height + pooled_width + 2) + pooled_height + 1, cell + at, weight + at,
-            &span[n].x_begin, &span[n].x_end};
+    const AxisTapsOutput<C> taps = column_output(n);
+    return {taps.first, taps.cell, taps.weight};
   }
 };
 
@@ -59,8 +53,8 @@ inline int64_t most_taps(const RoiAlignArgs& args, int64_t pooled, int64_t size)
 }
 
 template <typename C>
-Taps<C> lay_out_taps(const RoiAlignArgs& args, WorkspaceCursor& cursor) {
-  Taps<C> taps{};
+TapTable<C> lay_out_taps(const RoiAlignArgs& args, WorkspaceCursor& cursor) {
+  TapTable<C> taps{};
   taps.pooled_height = int(args.pooled_height);
   taps.pooled_width = int(args.pooled_width);
   for (int level = 0; level < args.num_levels; ++level) {
@@ -77,50 +71,10 @@ Taps<C> lay_out_taps(const RoiAlignArgs& args, WorkspaceCursor& cursor) {
   return taps;
 }
 
-// Adds up the samples of all bins of an axis. Samples are in order, so a cell met before is one of the latest
-// two of its bin; those stay in registers, and memory is only written.
-template <typename C>
-__device__ void add_samples(const AlignAxis<C>& axis, int pooled, int64_t size, C scale,
-                            const AxisTaps<C>& taps) {
-  int at = 0;
-  int32_t begin = int32_t(size), end = 0;
-  for (int bin = 0; bin < pooled; ++bin) {
-    taps.first[bin] = at;
-    int32_t latest = -1, older = -1;
-    C latest_weight = 0, older_weight = 0;
-    const auto add = [&](int64_t where, C amount) {
-      const int32_t cell = int32_t(where);
-      if (cell == latest) {
-        taps.weight[at - 1] = latest_weight += amount;
-      } else if (cell == older) {
-        taps.weight[at - 2] = older_weight += amount;
-      } else {
-        older = latest;
-        older_weight = latest_weight;
-        latest = taps.cell[at] = cell;
-        latest_weight = taps.weight[at++] = amount;
-        begin = min(begin, cell);
-        end = max(end, cell + 1);
-      }
-    };
-    int64_t sample, last;
-    align_sample_range(axis, bin, size, &sample, &last);
-    for (; sample < last; ++sample) {
-      AlignSample<C> found;
-      if (!align_sample(axis, bin, sample, size, &found)) continue;
-      add(found.low, found.weight_low * scale);
-      add(found.high, found.weight_high * scale);
-    }
-  }
-  taps.first[pooled] = at;
-  *taps.begin = begin;
-  *taps.end = end;
-}
-
 constexpr int kTapThreads = 128;
 
 template <typename C>
-__global__ void __launch_bounds__(kTapThreads) taps_kernel(RoiAlignArgs args, Taps<C> taps) {
+__global__ void __launch_bounds__(kTapThreads) taps_kernel(RoiAlignArgs args, TapTable<C> taps) {
   const int64_t i = int64_t(blockIdx.x) * kTapThreads + threadIdx.x;
   const int64_t n = i / 2;
   const bool is_row = i % 2 == 0;
@@ -138,15 +92,19 @@ __global__ void __launch_bounds__(kTapThreads) taps_kernel(RoiAlignArgs args, Ta
   const auto y = align_axis(roi[2], roi[4], scale, args.pooled_height, args.sampling_ratio, args.aligned);
   const auto x = align_axis(roi[1], roi[3], scale, args.pooled_width, args.sampling_ratio, args.aligned);
   if (is_row) {
-    const double samples = double(y.grid) * double(x.grid);  // may exceed 2^63
-    add_samples(y, taps.pooled_height, map.height, samples > 0 ? C(1) / C(samples) : C(0), taps.rows(n));
+    const TapSpan rows =
+        add_samples(y, taps.pooled_height, map.height, sample_weight(y, x), 0, taps.row_output(n));
+    taps.span[n].y_begin = rows.begin;
+    taps.span[n].y_end = rows.end;
   } else {
-    add_samples(x, taps.pooled_width, map.width, C(1), taps.columns(n));
+    const TapSpan columns = add_samples(x, taps.pooled_width, map.width, C(1), 0, taps.column_output(n));
+    taps.span[n].x_begin = columns.begin;
+    taps.span[n].x_end = columns.end;
   }
 }
 
 template <typename C>
-Status launch_taps(const RoiAlignArgs& args, const Taps<C>& taps, Stream stream) {
+Status launch_taps(const RoiAlignArgs& args, const TapTable<C>& taps, Stream stream) {
   const unsigned blocks = unsigned(ceil_div(2 * args.num_rois, int64_t(kTapThreads)));
   if (blocks == 0) return nullptr;
   return FASTRPN_LAUNCH(taps_kernel<C>, blocks, kTapThreads, 0, stream, args, taps);

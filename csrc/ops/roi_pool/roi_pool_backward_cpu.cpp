@@ -7,6 +7,7 @@
 // read as it lies, and in the result where it has room for them; half types are summed in float and rounded
 // once.
 #include "cpu/roi_tiles.h"
+#include "math/dispatch.h"
 #include "ops/roi_pool/roi_pool.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
@@ -97,16 +98,7 @@ void roi_pool_backward_cpu(const RoiPoolBackwardArgs& args, const ParallelFor& a
   const int64_t elements = args.channels * (args.num_rois * args.pooled_height * args.pooled_width +
                                             args.batch * args.height * args.width);
   const ParallelFor parallel_for = threads_for(elements, all_threads);
-  switch (args.dtype) {
-    case DType::float16:
-      return scatter<half_t>(args, parallel_for);
-    case DType::bfloat16:
-      return scatter<bfloat16_t>(args, parallel_for);
-    case DType::float32:
-      return scatter<float>(args, parallel_for);
-    case DType::float64:
-      return scatter<double>(args, parallel_for);
-  }
+  dispatch(args.dtype, [&](auto tag) { scatter<typename decltype(tag)::type>(args, parallel_for); });
 }
 
 }  // namespace fastrpn::FASTRPN_SIMD_LEVEL

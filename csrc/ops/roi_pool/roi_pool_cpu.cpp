@@ -9,20 +9,11 @@
 // Numerics: each maximum takes its cells in raster order with `>`, as torchvision does: the first of equals
 // wins, NaN never does. A maximum is exact in every type.
 #include "cpu/roi_tiles.h"
+#include "math/dispatch.h"
 #include "ops/roi_pool/roi_pool.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
-
-// The lowest finite value of the stored type: what a bin of NaNs only gives.
-template <typename Stored>
-constexpr float kLowest = -3.4028234663852886e+38f;
-template <>
-constexpr float kLowest<half_t> = -65504.0f;
-template <>
-constexpr float kLowest<bfloat16_t> = -3.3895313892515355e+38f;
-template <>
-constexpr double kLowest<double> = -1.7976931348623157e+308;
 
 // Borders of a RoI's bins: rows [y_begin[ph], y_end[ph]), columns [x_begin[pw], x_end[pw]).
 struct Bins {
@@ -86,6 +77,7 @@ void pool_bins(Cells<const T> cells, const Bins& bins, int64_t width, T* output,
       Vec<T> best[kCount];
       Index at[kCount];
       for (int k = 0; k < kCount; ++k) {
+        // A bin of NaNs only gives the lowest value.
         best[k] = splat(empty ? T(0) : T(kLowest<Stored>));
         at[k] = Index{} - 1;
       }
@@ -250,16 +242,7 @@ void pool(const RoiPoolArgs& args, const ParallelFor& parallel_for) {
 void roi_pool_cpu(const RoiPoolArgs& args, const ParallelFor& all_threads) {
   const int64_t elements = args.num_rois * args.channels * args.pooled_height * args.pooled_width;
   const ParallelFor parallel_for = threads_for(elements, all_threads);
-  switch (args.dtype) {
-    case DType::float16:
-      return pool<half_t>(args, parallel_for);
-    case DType::bfloat16:
-      return pool<bfloat16_t>(args, parallel_for);
-    case DType::float32:
-      return pool<float>(args, parallel_for);
-    case DType::float64:
-      return pool<double>(args, parallel_for);
-  }
+  dispatch(args.dtype, [&](auto tag) { pool<typename decltype(tag)::type>(args, parallel_for); });
 }
 
 }  // namespace fastrpn::FASTRPN_SIMD_LEVEL

@@ -71,15 +71,6 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(Rois rois, Plan plan) {
   plan_axis(pool_axis(roi[1], roi[3], scale, pw), pw, rois.width, plan.columns(n));
 }
 
-template <typename T>
-constexpr float kLowest = -3.4028234663852886e+38f;
-template <>
-constexpr float kLowest<half_t> = -65504.0f;
-template <>
-constexpr float kLowest<bfloat16_t> = -3.3895313892515355e+38f;
-template <>
-constexpr double kLowest<double> = -1.7976931348623157e+308;
-
 // grid: x over RoIs, y over (bin, pack of channels); in the order of the output.
 template <typename T, int kPack, bool kChannelsLast>
 __global__ void __launch_bounds__(kThreads) forward_kernel(RoiPoolArgs args, Plan plan) {

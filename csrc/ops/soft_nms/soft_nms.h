@@ -3,16 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 
 #include "cpu/parallel.h"
 #include "cpu/simd.h"
 #include "cuda/status.h"
 #include "math/dtype.h"
+#include "math/soft_nms_decay.h"
 
 namespace fastrpn {
-
-enum class SoftNmsMethod : int { linear, gaussian };
 
 struct SoftNmsArgs {
   DType dtype;         // of the boxes and the scores
@@ -27,13 +25,6 @@ struct SoftNmsArgs {
   void* decayed;           // [n]: their scores when selected, of `dtype`
   int64_t* kept;           // [1]
 };
-
-// sigma as a T to divide by: one that T rounds to 0 would make 0 / 0 of the square of a tiny IoU.
-template <typename T>
-T positive_sigma(const SoftNmsArgs& args) {
-  constexpr T smallest = std::numeric_limits<T>::denorm_min();
-  return T(args.sigma) > smallest ? T(args.sigma) : smallest;
-}
 
 FASTRPN_DECLARE_CPU(void, soft_nms_cpu, const SoftNmsArgs& args, const ParallelFor& parallel_for);
 

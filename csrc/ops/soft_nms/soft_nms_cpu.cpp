@@ -11,7 +11,7 @@
 // lower row is selected first.
 #include "cpu/buffer.h"
 #include "math/box.h"
-#include "math/iou_threshold.h"
+#include "math/dispatch.h"
 #include "ops/nms/kept_list_cpu.h"
 #include "ops/soft_nms/soft_nms.h"
 
@@ -67,24 +67,13 @@ class Heap {
   int64_t size_ = 0;
 };
 
-template <typename T>
-struct Decay {
-  SoftNmsMethod method;
-  T sigma, iou_threshold;
-
-  T weight(T iou) const {
-    if (method == SoftNmsMethod::gaussian) return iou > T(0) ? exponential(-(iou * iou) / sigma) : T(1);
-    return iou > iou_threshold ? T(1) - iou : T(1);
-  }
-};
-
 template <typename Storage>
 void select(const SoftNmsArgs& args) {
   using T = compute_t<Storage>;
   const Storage* boxes = static_cast<const Storage*>(args.boxes);
   const Storage* scores = static_cast<const Storage*>(args.scores);
   Storage* decayed = static_cast<Storage*>(args.decayed);
-  const Decay<T> decay{args.method, positive_sigma<T>(args), round_threshold_down<T>(args.iou_threshold)};
+  const auto decay = SoftNmsDecay<T>::of(args.method, args.sigma, args.iou_threshold);
   const T threshold = as_element<Storage>(args.score_threshold);
   const auto survives = [&](T score) { return widen(narrow<Storage>(score)) > threshold; };
 
@@ -125,16 +114,7 @@ void select(const SoftNmsArgs& args) {
 }  // namespace
 
 void soft_nms_cpu(const SoftNmsArgs& args, const ParallelFor&) {
-  switch (args.dtype) {
-    case DType::float16:
-      return select<half_t>(args);
-    case DType::bfloat16:
-      return select<bfloat16_t>(args);
-    case DType::float32:
-      return select<float>(args);
-    case DType::float64:
-      return select<double>(args);
-  }
+  dispatch(args.dtype, [&](auto tag) { select<typename decltype(tag)::type>(args); });
 }
 
 }  // namespace fastrpn::FASTRPN_SIMD_LEVEL

@@ -45,18 +45,6 @@ __global__ void __launch_bounds__(kPrepareThreads)
 }
 
 template <typename C>
-struct Decay {
-  SoftNmsMethod method;
-  C sigma, iou_threshold, score_threshold;
-
-  // For an IoU above 0.
-  __device__ C weight(C iou) const {
-    if (method == SoftNmsMethod::gaussian) return exponential(-(iou * iou) / sigma);
-    return iou > iou_threshold ? C(1) - iou : C(1);
-  }
-};
-
-template <typename C>
 struct Best {
   C score;
   int index;  // -1: none
@@ -81,7 +69,8 @@ struct Best {
 // A single block.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    select_kernel(SoftNmsArgs args, Workspace<compute_t<T>> w, Decay<compute_t<T>> decay) {
+    select_kernel(SoftNmsArgs args, Workspace<compute_t<T>> w, SoftNmsDecay<compute_t<T>> decay,
+                  compute_t<T> threshold) {
   using C = compute_t<T>;
   __shared__ C scores[32];
   __shared__ int indices[32];
@@ -89,7 +78,7 @@ __global__ void __launch_bounds__(kThreads)
   const int thread = threadIdx.x, n = int(args.n);
   Box<C> selected{};
   C selected_area = 0;
-  const auto survives = [&](C score) { return widen(narrow<T>(score)) > decay.score_threshold; };
+  const auto survives = [&](C score) { return widen(narrow<T>(score)) > threshold; };
   int kept = 0;
   for (;; ++kept) {
     Best<C> best{0, -1};
@@ -151,11 +140,11 @@ Status soft_nms_cuda(const SoftNmsArgs& args, void* workspace, Stream stream) {
     WorkspaceCursor cursor(workspace);
     const Workspace<C> w = lay_out<C>(args, cursor);
     const unsigned blocks = unsigned(ceil_div(args.n, int64_t(kPrepareThreads)));
-    const Decay<C> decay{args.method, positive_sigma<C>(args), round_threshold_down<C>(args.iou_threshold),
-                         as_element<T>(args.score_threshold)};
+    const auto decay = SoftNmsDecay<C>::of(args.method, args.sigma, args.iou_threshold);
+    const C threshold = as_element<T>(args.score_threshold);
     if (blocks > 0)
       FASTRPN_TRY(FASTRPN_LAUNCH(prepare_kernel<T>, blocks, kPrepareThreads, 0, stream, args, w));
-    return FASTRPN_LAUNCH(select_kernel<T>, 1, kThreads, 0, stream, args, w, decay);
+    return FASTRPN_LAUNCH(select_kernel<T>, 1, kThreads, 0, stream, args, w, decay, threshold);
   });
 }
 
