@@ -54,13 +54,13 @@ struct PooledLayout {
 };
 
 // Cells of a map: rows [y_begin, y_end), columns [x_begin, x_end).
-struct Region {
+struct CellBox {
   int64_t y_begin, y_end, x_begin, x_end;
 
   bool empty() const { return y_end <= y_begin || x_end <= x_begin; }
   int64_t width() const { return x_end - x_begin; }
   int64_t cells() const { return empty() ? 0 : (y_end - y_begin) * width(); }
-  Region united(const Region& other) const {
+  CellBox united(const CellBox& other) const {
     if (empty()) return other;
     if (other.empty()) return *this;
     return {y_begin < other.y_begin ? y_begin : other.y_begin, y_end > other.y_end ? y_end : other.y_end,
@@ -76,7 +76,7 @@ struct Cells {
   int64_t start, row, cell;
 
   // A box of cells that lie `cell` elements apart, its rows one after the other.
-  static Cells of_box(T* memory, const Region& box, int64_t cell) {
+  static Cells of_box(T* memory, const CellBox& box, int64_t cell) {
     const int64_t row = box.width() * cell;
     return {memory, -(box.y_begin * row + box.x_begin * cell), row, cell};
   }
@@ -87,7 +87,7 @@ struct Cells {
 // RoIs order[begin] to order[end - 1] read map `map`, all within `box`.
 struct Tile {
   int64_t map, begin, end;
-  Region box;
+  CellBox box;
 
   bool packable() const { return box.cells() <= kMostCells; }
 };
@@ -102,7 +102,7 @@ struct Tiling {
   // map_of: [count], the map a RoI reads or -1; region_of: [count], what it reads there. A tile has at most
   // `most_rois` RoIs and, unless a RoI alone is larger, at most `most_cells` cells. Stable counting sort,
   // then cutting: O(count + maps).
-  Tiling(const int64_t* map_of, const Region* region_of, int64_t count, int64_t maps, int64_t most_rois,
+  Tiling(const int64_t* map_of, const CellBox* region_of, int64_t count, int64_t maps, int64_t most_rois,
          int64_t most_cells)
       : order(count), tiles(count) {
     Buffer<int64_t> next(maps + 1);
@@ -116,10 +116,10 @@ struct Tiling {
 
     for (int64_t i = 0; i < num_active; ++i) {
       const int64_t map = map_of[order[i]];
-      const Region& region = region_of[order[i]];
+      const CellBox& region = region_of[order[i]];
       if (num_tiles > 0) {
         Tile& last = tiles[num_tiles - 1];
-        const Region box = last.box.united(region);
+        const CellBox box = last.box.united(region);
         if (last.map == map && i - last.begin < most_rois && box.cells() <= most_cells) {
           last = {map, last.begin, i + 1, box};
           continue;
@@ -137,15 +137,15 @@ inline void widen_rois(const void* rois, DType dtype, int64_t count, T* to) {
 }
 
 // The stretch of each row of a tile's box that its RoIs touch: [2 * height of the box], begin and end.
-inline void find_stretches(const Tile& tile, const int64_t* order, const Region* region_of,
+inline void find_stretches(const Tile& tile, const int64_t* order, const CellBox* region_of,
                            int64_t* stretches) {
-  const Region& box = tile.box;
+  const CellBox& box = tile.box;
   for (int64_t y = 0; y < box.y_end - box.y_begin; ++y) {
     stretches[2 * y] = box.x_end;
     stretches[2 * y + 1] = box.x_begin;
   }
   for (int64_t i = tile.begin; i < tile.end; ++i) {
-    const Region& region = region_of[order[i]];
+    const CellBox& region = region_of[order[i]];
     if (region.empty()) continue;
     for (int64_t y = region.y_begin - box.y_begin; y < region.y_end - box.y_begin; ++y) {
       if (region.x_begin < stretches[2 * y]) stretches[2 * y] = region.x_begin;
@@ -159,7 +159,7 @@ inline void find_stretches(const Tile& tile, const int64_t* order, const Region*
 template <typename T, typename Stored>
 Cells<const T> pack(const Stored* map, MapLayout layout, int64_t channels, const Tile& tile,
                     const int64_t* stretches, T* to) {
-  const Region& box = tile.box;
+  const CellBox& box = tile.box;
   const auto packed = Cells<T>::of_box(to, box, kBlock);
   for (int64_t y = box.y_begin; y < box.y_end; ++y, stretches += 2) {
     const int64_t x_begin = stretches[0], count = stretches[1] - x_begin;
@@ -211,7 +211,7 @@ inline int64_t fair_tile(int64_t num_rois, int64_t channels, const ParallelFor& 
 // are the packed features, with null memory if the tile is too large to pack.
 // map_at(map, channel) points at a channel of a map, layout_of(map) says how it lies.
 template <typename T, typename MapAt, typename LayoutOf, typename Visit>
-void for_each_block(const Tiling& tiling, const Region* region_of, int64_t all_channels,
+void for_each_block(const Tiling& tiling, const CellBox* region_of, int64_t all_channels,
                     const ParallelFor& parallel_for, const MapAt& map_at, const LayoutOf& layout_of,
                     const Visit& visit) {
   const int64_t blocks = (all_channels + kBlock - 1) / kBlock;

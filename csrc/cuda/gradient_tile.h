@@ -3,10 +3,11 @@
 //
 // A block owns a tile of kSide x kSide cells for some channels, a thread one channel of it. Small tiles make
 // many blocks, which a small map needs. In rounds of kRound RoIs:
-//   scan:    the threads find the RoIs that touch the tile, and which of their bins do, and queue them in
-//   order. prepare: each thread looks up one of the next bins in the queue. stage:   their gradients are
-//   loaded side by side, whatever the layout, many loads in flight. add:     each thread adds what they give
-//   its channel.
+//
+// - scan: the threads find the RoIs that touch the tile, and which of their bins do, and queue them in order.
+// - prepare: each thread looks up one of the next bins in the queue.
+// - stage: their gradients are loaded side by side, whatever the layout, many loads in flight.
+// - add: each thread adds what they give its channel.
 //
 // Cost: each gradient is read once by every tile that its bin touches, num_rois tests a block.
 #pragma once
@@ -96,7 +97,7 @@ __device__ __forceinline__ int scan_round(GradientStage<C>& stage, const Source&
   }
 #pragma unroll
   for (int k = 0; k < kScan; ++k) {
-    const unsigned ballot = __ballot_sync(0xffffffffu, mine[k]);
+    const unsigned ballot = __ballot_sync(kAllLanes, mine[k]);
     if (thread % 32 == 0) stage.touching[k * kWarps + thread / 32] = ballot;
   }
   __syncthreads();
@@ -168,11 +169,11 @@ __device__ __forceinline__ void load_stage(const GradientStage<C>& stage, int co
 }
 
 // Called by a whole block: all that the RoIs give the tile. `source` knows them:
-//   touches(n):                     whether RoI n may touch the tile
-//   window(n):                      which of its bins may
-//   prepare(n, row, column, slot):  called by one thread for a bin to be added; returns where its gradients
-//   lie load(stage, count):             called by all, stages what the prepared bins give add(stage, slot):
-//   called by every thread whose channel exists
+// - touches(n): whether RoI n may touch the tile;
+// - window(n): which of its bins may;
+// - prepare(n, row, column, slot): called by one thread for a bin to be added; returns where its gradients lie;
+// - load(stage, count): called by all, stages what the prepared bins give;
+// - add(stage, slot): called by every thread whose channel exists.
 template <typename C, typename Source>
 __device__ __forceinline__ void add_all(GradientStage<C>& stage, Source& source, int64_t num_rois,
                                         bool is_busy) {

@@ -34,6 +34,8 @@ namespace fastrpn {
 // Blocks of a grid.
 constexpr int64_t kMaxGridX = (int64_t(1) << 31) - 1, kMaxGridYZ = 65535;
 
+constexpr unsigned kAllLanes = 0xffffffffu;  // of a warp
+
 // What a runtime call has come to. Its error does not stay behind, for the next call to report.
 [[nodiscard]] inline Status status_of(cudaError_t error) {
   if (error == cudaSuccess) return nullptr;

@@ -17,6 +17,3 @@
 #if defined(__CUDA_ARCH__) || defined(FASTRPN_CUDA_ON_CPU)
 #define FASTRPN_DEVICE_CODE
 #endif
-
-#define FASTRPN_CONCAT_(a, b) a##b
-#define FASTRPN_CONCAT(a, b) FASTRPN_CONCAT_(a, b)

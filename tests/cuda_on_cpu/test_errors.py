@@ -95,8 +95,8 @@ FAULTS = {
     "unchecked_launch": (
         "nms",
         "order_cuda.h",
-        "return FASTRPN_LAUNCH(rank_kernel<T>, grid, kThreads, 0, stream, args, w);",
-        "return FASTRPN_LAUNCH(rank_kernel<T>, grid, kThreads, 0, stream, args, w), nullptr;",
+        "return FASTRPN_LAUNCH(nms_rank_kernel<T>, grid, kThreads, 0, stream, args, w);",
+        "return FASTRPN_LAUNCH(nms_rank_kernel<T>, grid, kThreads, 0, stream, args, w), nullptr;",
         "nms ranked",
         "went on after a call that had failed",
     ),

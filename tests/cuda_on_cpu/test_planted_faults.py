@@ -21,8 +21,8 @@ FAULTS = {
     ),
     "shared_memory_off_by_one": (
         "chunk_cuda.h",
-        "__shared__ Candidate<C> tile_boxes[kTile];",
-        "__shared__ Candidate<C> tile_boxes[kTile - 1];",
+        "__shared__ Candidate<C> tile_boxes[kTileBoxes];",
+        "__shared__ Candidate<C> tile_boxes[kTileBoxes - 1];",
         "out of bounds|insufficient space|buffer-overflow",
     ),
     "output_off_by_one": (

@@ -20,13 +20,13 @@
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
-constexpr int64_t kTile = 4096;           // columns
+constexpr int64_t kTileColumns = 4096;    // columns
 constexpr int64_t kPairsGrain = 1 << 15;  // 8 us of work: worth a second thread
 
 // Boxes of the second set, one array for each coordinate, with room for whole vectors.
 template <typename C>
 struct Columns {
-  alignas(64) C x1[kTile], y1[kTile], x2[kTile], y2[kTile], area[kTile];
+  alignas(64) C x1[kTileColumns], y1[kTileColumns], x2[kTileColumns], y2[kTileColumns], area[kTileColumns];
 };
 
 // `count` boxes, `repeats` times over.
@@ -115,7 +115,7 @@ template <typename C>
 int64_t rows_at_once(int64_t m) {
   int64_t rows = kLanes<C>;
   while (rows > 1 && rows / 2 * m % kLanes<C> == 0) rows /= 2;
-  return rows * m <= kTile ? rows : 1;
+  return rows * m <= kTileColumns ? rows : 1;
 }
 
 // Boxes [begin1, end1) against [begin2, end2), `rows` at a time; more than one only if begin2 == 0 and
@@ -126,8 +126,8 @@ void iou_block(const BoxIouArgs& args, int64_t begin1, int64_t end1, int64_t beg
   const T* boxes1 = static_cast<const T*>(args.boxes1);
   const T* boxes2 = static_cast<const T*>(args.boxes2);
   Columns<C> columns;
-  for (int64_t j = begin2; j < end2; j += kTile) {
-    const int64_t width = min_of(kTile, end2 - j);
+  for (int64_t j = begin2; j < end2; j += kTileColumns) {
+    const int64_t width = min_of(kTileColumns, end2 - j);
     load_columns(boxes2 + 4 * j, width, rows, columns);
     for (int64_t i = begin1; i < end1; i += rows) {
       write_rows(boxes1 + 4 * i, min_of(rows, end1 - i), columns, width,

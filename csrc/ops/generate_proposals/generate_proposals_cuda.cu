@@ -106,7 +106,7 @@ Status scratch_bytes(const GenerateProposalsArgs& args, const Levels& levels, si
 // One thread an anchor of an image.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    key_kernel(GenerateProposalsArgs args, Levels levels, Workspace<compute_t<T>> w) {
+    proposals_key_kernel(GenerateProposalsArgs args, Levels levels, Workspace<compute_t<T>> w) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.batch * args.num_anchors) return;
   const int num_anchors = int(args.num_anchors), image = int(i) / num_anchors, anchor = int(i) % num_anchors;
@@ -129,7 +129,7 @@ __device__ Box<compute_t<T>> anchor_box(const GenerateProposalsArgs& args, int64
 // One thread a survivor of an image.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    decode_kernel(GenerateProposalsArgs args, Levels levels, Workspace<compute_t<T>> w) {
+    proposals_decode_kernel(GenerateProposalsArgs args, Levels levels, Workspace<compute_t<T>> w) {
   using C = compute_t<T>;
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.batch * levels.survivors) return;
@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(kThreads)
 // One thread a proposal of an image.
 template <typename C>
 __global__ void __launch_bounds__(kThreads)
-    gather_kernel(GenerateProposalsArgs args, Levels levels, Workspace<C> w) {
+    proposals_gather_kernel(GenerateProposalsArgs args, Levels levels, Workspace<C> w) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.batch * args.post_nms_top_n) return;
   const int64_t image = int(i) / int(args.post_nms_top_n), kept = w.kept[i];
@@ -195,13 +195,14 @@ Status launch(const GenerateProposalsArgs& args, void* workspace, Stream stream)
   const int64_t survivors = args.batch * levels.survivors, proposals = args.batch * args.post_nms_top_n;
   if (survivors > 0) {
     const unsigned key_blocks = blocks(args.batch * args.num_anchors);
-    FASTRPN_TRY(FASTRPN_LAUNCH(key_kernel<T>, key_blocks, kThreads, 0, stream, args, levels, w));
+    FASTRPN_TRY(FASTRPN_LAUNCH(proposals_key_kernel<T>, key_blocks, kThreads, 0, stream, args, levels, w));
     FASTRPN_TRY(rank_levels(args, levels, w, stream));
-    FASTRPN_TRY(FASTRPN_LAUNCH(decode_kernel<T>, blocks(survivors), kThreads, 0, stream, args, levels, w));
+    FASTRPN_TRY(
+        FASTRPN_LAUNCH(proposals_decode_kernel<T>, blocks(survivors), kThreads, 0, stream, args, levels, w));
   }
   FASTRPN_TRY(nms_cuda(nms_args(args, levels, w), w.scratch, stream));
   if (proposals == 0) return nullptr;
-  return FASTRPN_LAUNCH(gather_kernel<C>, blocks(proposals), kThreads, 0, stream, args, levels, w);
+  return FASTRPN_LAUNCH(proposals_gather_kernel<C>, blocks(proposals), kThreads, 0, stream, args, levels, w);
 }
 
 template <typename C>

@@ -14,6 +14,8 @@
 
 namespace fastrpn {
 
+constexpr int64_t kBackground = -1, kIgnore = -2;  // labels beside ground truths
+
 struct MatchAnchorsArgs {
   DType dtype;               // of anchors, gt_boxes and max_iou (half types: max_iou is float32)
   const void* anchors;       // [batch or 1, num_anchors, 4] xyxy

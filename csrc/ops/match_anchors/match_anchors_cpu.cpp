@@ -21,9 +21,8 @@
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
-constexpr int64_t kBlock = 64;
+constexpr int64_t kBlockAnchors = 64;
 constexpr int64_t kPairsGrain = 1 << 16;  // at most 15 us of work
-constexpr int64_t kBackground = -1, kIgnore = -2;
 
 // An image's ground truths, one array for each coordinate, and what the first pass finds of them. Rows past
 // the count are NaN: they meet nothing.
@@ -36,10 +35,11 @@ struct GroundTruths {
 
 template <typename C>
 struct Block {
-  alignas(64) C x1[kBlock], y1[kBlock], x2[kBlock], y2[kBlock], area[kBlock];
-  alignas(64) C best[kBlock];              // greatest IoU
-  alignas(64) index_t<C> best_gt[kBlock];  // its ground truth
-  alignas(64) index_t<C> claimed[kBlock];  // -1 if it attains a ground truth's best
+  alignas(64) C x1[kBlockAnchors], y1[kBlockAnchors], x2[kBlockAnchors], y2[kBlockAnchors],
+      area[kBlockAnchors];
+  alignas(64) C best[kBlockAnchors];              // greatest IoU
+  alignas(64) index_t<C> best_gt[kBlockAnchors];  // its ground truth
+  alignas(64) index_t<C> claimed[kBlockAnchors];  // -1 if it attains a ground truth's best
   Box<C> bounds;
 };
 
@@ -52,7 +52,7 @@ class Matcher {
   Matcher(const MatchAnchorsArgs& args, const ParallelFor& parallel_for)
       : args_(args),
         parallel_for_(parallel_for),
-        blocks_((args.num_anchors + kBlock - 1) / kBlock),
+        blocks_((args.num_anchors + kBlockAnchors - 1) / kBlockAnchors),
         padded_(whole_vectors<C>(args.num_gt)),
         slices_(max_of<int64_t>(1, min_of(min_of(args.num_anchors * args.num_gt / kPairsGrain, blocks_),
                                           4 * int64_t(parallel_for.num_threads)))),
@@ -117,7 +117,7 @@ class Matcher {
     const T* anchors = static_cast<const T*>(args_.anchors) + offset * 4;
     const C nan = C(__builtin_nan("")), infinity = C(__builtin_inf());
     Box<C> bounds = {infinity, infinity, -infinity, -infinity};
-    for (int64_t i = 0; i < kBlock; ++i) {
+    for (int64_t i = 0; i < kBlockAnchors; ++i) {
       const bool here = first + i < args_.num_anchors && is_valid(image, first + i);
       const Box<C> box = here ? load_box(anchors, first + i) : Box<C>{nan, nan, nan, nan};
       block.x1[i] = box.x1, block.y1[i] = box.y1, block.x2[i] = box.x2, block.y2[i] = box.y2;
@@ -151,7 +151,7 @@ class Matcher {
     const V zero{};
     const Box<V> gt = {zero + gts.x1[g], zero + gts.y1[g], zero + gts.x2[g], zero + gts.y2[g]};
     const V gt_area = zero + gts.area[g];
-    for (int64_t i = 0; i < kBlock; i += kLanes<C>) {
+    for (int64_t i = 0; i < kBlockAnchors; i += kLanes<C>) {
       const Box<V> anchors = {load(block.x1 + i), load(block.y1 + i), load(block.x2 + i), load(block.y2 + i)};
       const V width = min_of(gt.x2, anchors.x2) - max_of(gt.x1, anchors.x1);
       const V height = min_of(gt.y2, anchors.y2) - max_of(gt.y1, anchors.y1);
@@ -167,7 +167,7 @@ class Matcher {
     int64_t* matched_gt = args_.matched_gt + image * args_.num_anchors;
     Block<C> block;
     for (int64_t b = slice * blocks_ / slices_; b < (slice + 1) * blocks_ / slices_; ++b) {
-      load_block(image, b * kBlock, block);
+      load_block(image, b * kBlockAnchors, block);
       memset(block.best, 0, sizeof(block.best));
       memset(block.best_gt, 0, sizeof(block.best_gt));
       const int64_t found = list_meeting(gts, block.bounds, list);
@@ -184,10 +184,10 @@ class Matcher {
         });
         gts.best[g] = max_of(gts.best[g], largest_lane<C>(best_of_gt));
       }
-      const int64_t count = min_of(kBlock, args_.num_anchors - b * kBlock);
+      const int64_t count = min_of(kBlockAnchors, args_.num_anchors - b * kBlockAnchors);
       for (int64_t i = 0; i < count; ++i) {
-        max_iou[b * kBlock + i] = block.best[i];
-        matched_gt[b * kBlock + i] = block.best_gt[i];
+        max_iou[b * kBlockAnchors + i] = block.best[i];
+        matched_gt[b * kBlockAnchors + i] = block.best_gt[i];
       }
     }
   }
@@ -213,7 +213,7 @@ class Matcher {
     int64_t* matched_gt = args_.matched_gt + image * args_.num_anchors;
     Block<C> block;
     for (int64_t b = slice * blocks_ / slices_; b < (slice + 1) * blocks_ / slices_; ++b) {
-      const int64_t first = b * kBlock, count = min_of(kBlock, args_.num_anchors - first);
+      const int64_t first = b * kBlockAnchors, count = min_of(kBlockAnchors, args_.num_anchors - first);
       memset(block.claimed, 0, sizeof(block.claimed));
       if (args_.allow_low_quality) find_claimed(image, first, max_iou + first, count, gts, block, list);
       for (int64_t i = 0; i < count; ++i) {

@@ -17,8 +17,6 @@ namespace fastrpn {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int64_t kBackground = -1, kIgnore = -2;
 
 // Numbers >= 0 as integers of the same order.
 FASTRPN_HD unsigned ordered_bits(float value) { return float_to_bits(value); }
@@ -68,7 +66,7 @@ struct Problem {
 
 // grid: x over anchors, y over images.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) maxima_kernel(Problem<T> problem) {
+__global__ void __launch_bounds__(kThreads) match_maxima_kernel(Problem<T> problem) {
   using C = compute_t<T>;
   __shared__ GroundTruth<C> gts[kThreads];
   __shared__ bits_t<C> gt_best[kThreads];
@@ -112,7 +110,7 @@ __global__ void __launch_bounds__(kThreads) maxima_kernel(Problem<T> problem) {
 
 // grid: x over anchors, y over images. matched_gt holds each anchor's best ground truth, then the label.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) label_kernel(Problem<T> problem) {
+__global__ void __launch_bounds__(kThreads) match_label_kernel(Problem<T> problem) {
   using C = compute_t<T>;
   const MatchAnchorsArgs& args = problem.args;
   const int64_t image = blockIdx.y;
@@ -161,8 +159,8 @@ Status match_anchors_cuda(const MatchAnchorsArgs& args, void* workspace, Stream 
     using T = typename decltype(tag)::type;
     const Problem<T> problem{args, static_cast<bits_t<compute_t<T>>*>(workspace)};
     const dim3 grid(unsigned(ceil_div(args.num_anchors, int64_t(kThreads))), unsigned(args.batch));
-    FASTRPN_TRY(FASTRPN_LAUNCH(maxima_kernel<T>, grid, kThreads, 0, stream, problem));
-    return FASTRPN_LAUNCH(label_kernel<T>, grid, kThreads, 0, stream, problem);
+    FASTRPN_TRY(FASTRPN_LAUNCH(match_maxima_kernel<T>, grid, kThreads, 0, stream, problem));
+    return FASTRPN_LAUNCH(match_label_kernel<T>, grid, kThreads, 0, stream, problem);
   });
 }
 

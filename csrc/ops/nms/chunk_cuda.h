@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kReduceThreads = 512;
 constexpr int kTilesAhead = 2;  // whose words are on their way
-constexpr int kLanesPerBox = kReduceThreads / kTile;
+constexpr int kLanesPerBox = kReduceThreads / kTileBoxes;
 constexpr int kWordsPerLane = kMaxTiles / kLanesPerBox;
 constexpr uint64_t kEveryLaneth = ~uint64_t(0) / ((1 << kLanesPerBox) - 1);  // bits 0, kLanesPerBox, ...
 constexpr int kMaxWords = kMaxChunk / 32;
@@ -23,18 +23,20 @@ constexpr int kMaxWords = kMaxChunk / 32;
 // grid: x over pairs of a row and a column tile of the chunk, none below the diagonal: 0-0, 0-1, 1-1, 0-2,
 // 1-2, 2-2, ...; y over images. Four threads a column, each testing every fourth row.
 template <typename C>
-__global__ void __launch_bounds__(4 * kTile) mask_kernel(NmsArgs args, Workspace<C> w, Chunk<C> chunk) {
+__global__ void __launch_bounds__(4 * kTileBoxes)
+    nms_mask_kernel(NmsArgs args, Workspace<C> w, Chunk<C> chunk) {
   const int64_t image = blockIdx.y;
   const int pair = int(blockIdx.x);
   const int column_tile = int((sqrtf(float(8 * pair + 1)) - 1.0f) / 2.0f);  // exact for the few there are
   const int row_tile = pair - column_tile * (column_tile + 1) / 2;
-  const int64_t first_row = chunk.begin + row_tile * kTile, first_column = chunk.begin + column_tile * kTile;
+  const int64_t first_row = chunk.begin + row_tile * kTileBoxes,
+                first_column = chunk.begin + column_tile * kTileBoxes;
   if (is_finished(args, w, image, first_column)) return;
 
   const int64_t start = image * args.n, valid = w.valid[image];
-  __shared__ Candidate<C> tile_boxes[kTile];
-  __shared__ int64_t tile_groups[kTile];
-  if (threadIdx.x < kTile && first_row + threadIdx.x < valid) {
+  __shared__ Candidate<C> tile_boxes[kTileBoxes];
+  __shared__ int64_t tile_groups[kTileBoxes];
+  if (threadIdx.x < kTileBoxes && first_row + threadIdx.x < valid) {
     tile_boxes[threadIdx.x] = w.boxes[start + first_row + threadIdx.x];
     tile_groups[threadIdx.x] = w.groups == nullptr ? 0 : w.groups[start + first_row + threadIdx.x];
   }
@@ -47,7 +49,7 @@ __global__ void __launch_bounds__(4 * kTile) mask_kernel(NmsArgs args, Workspace
     const Box<C> box = w.boxes[start + place].box;
     const C area = box_area(box);
     const int64_t group = w.groups == nullptr ? 0 : w.groups[start + place];
-    const int end = row_tile == column_tile ? column : kTile;
+    const int end = row_tile == column_tile ? column : kTileBoxes;
     for (int row = int(threadIdx.x) % 4; row < end; row += 4) {
       const Box<C> other = tile_boxes[row].box;
       const bool hit = tile_groups[row] == group && chunk.test(other, box_area(other), box, area);
@@ -57,7 +59,7 @@ __global__ void __launch_bounds__(4 * kTile) mask_kernel(NmsArgs args, Workspace
   word |= __shfl_xor_sync(kAllLanes, word, 1);
   word |= __shfl_xor_sync(kAllLanes, word, 2);
   if (threadIdx.x % 4 == 0 && word != 0) {
-    const int64_t tile = image * (chunk.size / kTile) + row_tile;
+    const int64_t tile = image * (chunk.size / kTileBoxes) + row_tile;
     w.masks[tile * chunk.size + place - chunk.begin] = word;
     atomicOr(&w.summaries[start + place], 1ull << row_tile);
   }
@@ -148,7 +150,7 @@ __device__ int count_before(const Bits& bits, int before[kMaxWords]) {
 // One block an image.
 template <typename C>
 __global__ void __launch_bounds__(kReduceThreads)
-    reduce_kernel(NmsArgs args, Workspace<C> w, Chunk<C> chunk) {
+    nms_reduce_kernel(NmsArgs args, Workspace<C> w, Chunk<C> chunk) {
   const int64_t image = blockIdx.x;
   if (is_finished(args, w, image, chunk.begin)) {
     if (threadIdx.x == 0) w.num_chunk_kept[image] = 0;
@@ -156,15 +158,15 @@ __global__ void __launch_bounds__(kReduceThreads)
   }
   __shared__ Bits undecided, kept;
   __shared__ uint64_t summaries[kMaxChunk];
-  __shared__ bool open[kTile];
-  __shared__ uint64_t own[kTile];
+  __shared__ bool open[kTileBoxes];
+  __shared__ uint64_t own[kTileBoxes];
   __shared__ int before[kMaxWords];
   __shared__ int num_kept;
   const int64_t start = image * args.n + chunk.begin;
   const int present = int(min(chunk.size, w.valid[image] - chunk.begin));
   const int64_t kept_before = args.kept[image], room = args.max_output - kept_before;
   const int thread = threadIdx.x, box_in_tile = thread / kLanesPerBox;
-  const uint64_t* masks = w.masks + image * chunk.size * (chunk.size / kTile);
+  const uint64_t* masks = w.masks + image * chunk.size * (chunk.size / kTileBoxes);
   for (int word = thread; word < kMaxWords; word += kReduceThreads) kept.words[word] = 0;
   if (thread == 0) num_kept = 0;
   for (int box = thread; box < kMaxChunk; box += kReduceThreads) {
@@ -178,13 +180,13 @@ __global__ void __launch_bounds__(kReduceThreads)
 
   Suppressors ahead[kTilesAhead];
   const auto load = [&](int tile, Suppressors* to) {
-    const int box = tile * kTile + box_in_tile;
-    const bool is_open = tile * kTile < present && undecided.has(box);
+    const int box = tile * kTileBoxes + box_in_tile;
+    const bool is_open = tile * kTileBoxes < present && undecided.has(box);
     to->load(is_open, masks + box, chunk.size, is_open ? summaries[box] : 0, tile);
   };
 #pragma unroll
   for (int k = 0; k < kTilesAhead; ++k) load(k, &ahead[k]);
-  for (int tile = 0; tile * kTile < present; ++tile) {
+  for (int tile = 0; tile * kTileBoxes < present; ++tile) {
     const Suppressors mine = ahead[0];
 #pragma unroll
     for (int k = 1; k < kTilesAhead; ++k) ahead[k - 1] = ahead[k];

@@ -1,9 +1,9 @@
 // Greedy NMS on the CPU.
 //
 // For each image: a stable radix sort of the scores, a stable sort of that order by group, greedy
-// suppression of every group on its own (greedy_cpu.h), and the kept boxes of all groups written in score
-// order. Cost: O(n) for the sorts and, for a threshold in (0, 1) and ordinary areas, for each group; memory
-// O(n). A small max_output ends a group's search at its last kept box.
+// suppression of every group on its own (greedy_cpu.h says by which strategy), and the kept boxes of all
+// groups written in score order. Cost: O(n) for the sorts and, for a threshold in (0, 1) and ordinary areas,
+// for each group; memory O(n). A small max_output ends a group's search at its last kept box.
 //
 // Numerics: IoU is computed in the boxes' type (half types: float) as inter / (a + b - inter) and compared
 // with the threshold as a double. Threads: images run in parallel, else the groups of the one image; the

@@ -39,14 +39,16 @@ Status launch(const NmsArgs& args, void* workspace, Stream stream) {
   const int64_t largest_chunk = chunk_of(args);
   const dim3 all_boxes(unsigned(ceil_div(args.n, int64_t(kThreads))), batch);
   for (;;) {
-    const unsigned tiles = unsigned(chunk.size / kTile);
+    const unsigned tiles = unsigned(chunk.size / kTileBoxes);
     const dim3 pairs_of_tiles(tiles * (tiles + 1) / 2, batch);
-    FASTRPN_TRY(FASTRPN_LAUNCH(mask_kernel<C>, pairs_of_tiles, 4 * kTile, 0, stream, args, w, chunk));
-    FASTRPN_TRY(FASTRPN_LAUNCH(reduce_kernel<C>, batch, kReduceThreads, 0, stream, args, w, chunk));
+    FASTRPN_TRY(
+        FASTRPN_LAUNCH(nms_mask_kernel<C>, pairs_of_tiles, 4 * kTileBoxes, 0, stream, args, w, chunk));
+    FASTRPN_TRY(FASTRPN_LAUNCH(nms_reduce_kernel<C>, batch, kReduceThreads, 0, stream, args, w, chunk));
     if (chunk.begin + chunk.size >= args.n) return nullptr;
     const Slices slices = slices_of(int64_t(all_boxes.x) * batch, chunk.size);
     const dim3 pairs(all_boxes.x, batch, slices.count);
-    FASTRPN_TRY(FASTRPN_LAUNCH(sweep_kernel<C>, pairs, kThreads, 0, stream, args, w, chunk, slices.round));
+    FASTRPN_TRY(
+        FASTRPN_LAUNCH(nms_sweep_kernel<C>, pairs, kThreads, 0, stream, args, w, chunk, slices.round));
     chunk.begin += chunk.size;
     chunk.size = min(2 * chunk.size, largest_chunk);
   }

@@ -9,7 +9,7 @@
 namespace fastrpn {
 namespace {
 
-constexpr int kThreadsPerRow = 8;  // of rank_kernel
+constexpr int kThreadsPerRow = 8;  // of nms_rank_kernel
 constexpr int kRankRows = kThreads / kThreadsPerRow;
 
 template <typename C>
@@ -51,7 +51,7 @@ __device__ void clear(const NmsArgs& args, const Workspace<C>& w) {
 
 // grid: x over groups of kRankRows rows, y over images. A row's place is the number of keys before its own.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) rank_kernel(NmsArgs args, Workspace<compute_t<T>> w) {
+__global__ void __launch_bounds__(kThreads) nms_rank_kernel(NmsArgs args, Workspace<compute_t<T>> w) {
   using C = compute_t<T>;
   __shared__ ScoreKey<C> keys[kThreads];
   clear(args, w);
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) rank_kernel(NmsArgs args, Workspace<
 
 // One thread a row: the key (image, score). float64: the score fills it, and each image is sorted by itself.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) key_kernel(NmsArgs args, Workspace<compute_t<T>> w) {
+__global__ void __launch_bounds__(kThreads) nms_key_kernel(NmsArgs args, Workspace<compute_t<T>> w) {
   clear(args, w);
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i < args.batch) w.valid[i] = 0;
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads) key_kernel(NmsArgs args, Workspace<c
 
 // One thread a place of the sorted rows.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) gather_kernel(NmsArgs args, Workspace<compute_t<T>> w) {
+__global__ void __launch_bounds__(kThreads) nms_gather_kernel(NmsArgs args, Workspace<compute_t<T>> w) {
   using C = compute_t<T>;
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.batch * args.n) return;
@@ -119,7 +119,7 @@ FASTRPN_HD int position_bits(const Workspace<C>& w) {
 
 // One thread a place: the key (image, group, horizontal position) of the sweeps' order.
 template <typename C>
-__global__ void __launch_bounds__(kThreads) position_kernel(NmsArgs args, Workspace<C> w) {
+__global__ void __launch_bounds__(kThreads) nms_position_kernel(NmsArgs args, Workspace<C> w) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.batch * args.n) return;
   const int64_t image = int(i) / int(args.n), place = int(i) % int(args.n);
@@ -152,13 +152,13 @@ Status launch_order(const NmsArgs& args, const Workspace<compute_t<T>>& w, Strea
   const unsigned blocks = unsigned(ceil_div(args.batch * args.n, int64_t(kThreads)));
   if (ranks_by_counting(args)) {
     const dim3 grid(unsigned(ceil_div(args.n, int64_t(kRankRows))), unsigned(args.batch));
-    return FASTRPN_LAUNCH(rank_kernel<T>, grid, kThreads, 0, stream, args, w);
+    return FASTRPN_LAUNCH(nms_rank_kernel<T>, grid, kThreads, 0, stream, args, w);
   }
-  FASTRPN_TRY(FASTRPN_LAUNCH(key_kernel<T>, blocks, kThreads, 0, stream, args, w));
+  FASTRPN_TRY(FASTRPN_LAUNCH(nms_key_kernel<T>, blocks, kThreads, 0, stream, args, w));
   FASTRPN_TRY(sort_images(args, w, w.sorted_rows, score_bits<C>, stream));
-  FASTRPN_TRY(FASTRPN_LAUNCH(gather_kernel<T>, blocks, kThreads, 0, stream, args, w));
+  FASTRPN_TRY(FASTRPN_LAUNCH(nms_gather_kernel<T>, blocks, kThreads, 0, stream, args, w));
   if (w.order == nullptr) return nullptr;
-  FASTRPN_TRY(FASTRPN_LAUNCH(position_kernel<C>, blocks, kThreads, 0, stream, args, w));
+  FASTRPN_TRY(FASTRPN_LAUNCH(nms_position_kernel<C>, blocks, kThreads, 0, stream, args, w));
   return sort_images(args, w, w.order, position_bits(w), stream);
 }
 

@@ -76,7 +76,7 @@ __device__ Region<C> join_block(const Region<C>& of_thread, Region<C> of_warps[k
 // grid: x over boxes in the sweeps' order, one thread each, y over images, z over slices of the kept boxes.
 template <typename C>
 __global__ void __launch_bounds__(kThreads)
-    sweep_kernel(NmsArgs args, Workspace<C> w, Chunk<C> chunk, int round) {
+    nms_sweep_kernel(NmsArgs args, Workspace<C> w, Chunk<C> chunk, int round) {
   const int64_t image = blockIdx.y, start = image * args.n;
   const int num_kept = w.num_chunk_kept[image];
   if (num_kept == 0 || is_finished(args, w, image, chunk.begin + chunk.size)) return;

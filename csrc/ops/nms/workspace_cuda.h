@@ -10,12 +10,11 @@
 namespace fastrpn {
 namespace {
 
-constexpr int kTile = 64;        // boxes in a tile: the bits of a mask word
+constexpr int kTileBoxes = 64;   // boxes in a tile: the bits of a mask word
 constexpr int kMaxChunk = 4096;  // boxes decided between two sweeps
-constexpr int kMaxTiles = kMaxChunk / kTile;
+constexpr int kMaxTiles = kMaxChunk / kTileBoxes;
 constexpr int64_t kMaskBytes = 32 << 20;
 constexpr int kThreads = 256;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 template <typename C>
 struct alignas(16) Candidate {
@@ -39,7 +38,7 @@ struct Workspace {
   void* sort;                     // as much as sort_bytes says; last, so that its size moves nothing
 };
 
-// Places [begin, begin + size) of every image; size is a multiple of kTile.
+// Places [begin, begin + size) of every image; size is a multiple of kTileBoxes.
 template <typename C>
 struct Chunk {
   int64_t begin, size;
@@ -48,9 +47,9 @@ struct Chunk {
 
 // The largest chunk: as large as the masks of the whole batch allow.
 int64_t chunk_of(const NmsArgs& args) {
-  int64_t chunk = min(int64_t(kMaxChunk), ceil_div(args.n, int64_t(kTile)) * kTile);
-  while (chunk > kTile && args.batch * chunk * chunk / 8 > kMaskBytes)
-    chunk = ceil_div(chunk / 2, int64_t(kTile)) * kTile;
+  int64_t chunk = min(int64_t(kMaxChunk), ceil_div(args.n, int64_t(kTileBoxes)) * kTileBoxes);
+  while (chunk > kTileBoxes && args.batch * chunk * chunk / 8 > kMaskBytes)
+    chunk = ceil_div(chunk / 2, int64_t(kTileBoxes)) * kTileBoxes;
   return chunk;
 }
 
@@ -60,7 +59,7 @@ int64_t chunk_of(const NmsArgs& args) {
 int64_t first_chunk_of(const NmsArgs& args) {
   const int64_t largest = chunk_of(args);
   if (args.batch * largest * largest < kMaxChunk * kMaxChunk) return largest;
-  return min(largest, ceil_div(4 * args.max_output, int64_t(kTile)) * kTile);
+  return min(largest, ceil_div(4 * args.max_output, int64_t(kTileBoxes)) * kTileBoxes);
 }
 
 // One launch that counts smaller keys, n * n comparisons, takes the place of a sort's eight or so.
@@ -88,7 +87,7 @@ Workspace<C> lay_out(const NmsArgs& args, WorkspaceCursor& cursor) {
   w.removed = cursor.take<uint8_t>(total);
   w.summaries = cursor.take<unsigned long long>(total);
   w.valid = cursor.take<int64_t>(args.batch);
-  w.masks = cursor.take<uint64_t>(args.batch * chunk * (chunk / kTile));
+  w.masks = cursor.take<uint64_t>(args.batch * chunk * (chunk / kTileBoxes));
   w.chunk_kept = cursor.take<uint32_t>(args.batch * chunk);
   w.num_chunk_kept = cursor.take<int>(args.batch);
   if (ranks_by_counting(args)) return w;

@@ -29,7 +29,7 @@ class AlignPlan {
 
   // Map a RoI reads, level * batch + image, or -1; and the part of it.
   const int64_t* map_of() const { return map_of_.data(); }
-  const Region* region_of() const { return region_of_.data(); }
+  const CellBox* region_of() const { return region_of_.data(); }
   const RoiAlignLevel& level_of(int64_t map) const { return args_.levels[map / args_.batch]; }
   MapLayout layout_of(int64_t map) const {
     return MapLayout::of(args_.channels, level_of(map).height, level_of(map).width, args_.channels_last);
@@ -101,14 +101,14 @@ class AlignPlan {
     const int32_t num_rows = taps.first[args_.pooled_height];
     taps.first += args_.pooled_height + 1;
     const TapSpan columns = add_samples(x, args_.pooled_width, level.width, T(1), num_rows, taps);
-    const Region region = {rows.begin, rows.end, columns.begin, columns.end};
-    region_of_[n] = region.empty() ? Region{0, 0, 0, 0} : region;
+    const CellBox region = {rows.begin, rows.end, columns.begin, columns.end};
+    region_of_[n] = region.empty() ? CellBox{0, 0, 0, 0} : region;
   }
 
   const RoiAlignArgs& args_;
   Buffer<T> rois_;
   Buffer<int64_t> map_of_;
-  Buffer<Region> region_of_;
+  Buffer<CellBox> region_of_;
   Buffer<int64_t> taps_before_;
   Buffer<int32_t> first_;
   Buffer<int32_t> cell_;

@@ -64,7 +64,7 @@ struct BackwardCall {
 
   // Sums a block of channels of the RoIs of a tile, and writes what they touched.
   void add_packed(const Tile& tile, int64_t channel, int64_t channels) const {
-    const Region& box = tile.box;
+    const CellBox& box = tile.box;
     Buffer<T> packed(box.cells() * kBlock), block(pooled.bins * kBlock);
     memset(packed.data(), 0, size_t(box.cells()) * kBlock * sizeof(T));
     memset(block.data(), 0, size_t(pooled.bins) * kBlock * sizeof(T));
@@ -96,7 +96,7 @@ struct BackwardCall {
 
   // The same for a single channel of a part too large to pack.
   void add_plainly(const Tile& tile, int64_t channel) const {
-    const Region& box = tile.box;
+    const CellBox& box = tile.box;
     Buffer<T> plane(box.cells());
     memset(plane.data(), 0, size_t(box.cells()) * sizeof(T));
     const auto sums = Cells<T>::of_box(plane.data(), box, 1);

@@ -21,7 +21,8 @@ constexpr int kThreads = 256;
 
 // grid: x over RoIs, y over (bin, pack of channels); in the order of the output.
 template <typename T, int kPack, bool kChannelsLast>
-__global__ void __launch_bounds__(kThreads) forward_kernel(RoiAlignArgs args, TapTable<compute_t<T>> taps) {
+__global__ void __launch_bounds__(kThreads)
+    roi_align_forward_kernel(RoiAlignArgs args, TapTable<compute_t<T>> taps) {
   using C = compute_t<T>;
   const int64_t n = blockIdx.x;
   const int bins = taps.pooled_height * taps.pooled_width;
@@ -167,14 +168,14 @@ struct AlignSource {
 };
 
 // Where a level's tiles begin in the grid.
-struct Tiles {
+struct LevelTiles {
   unsigned first[kMaxRoiLevels + 1];
 };
 
 // grid: x over the tiles of all levels, y over groups of channels, z over images.
 template <typename T, bool kChannelsLast>
 __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
-    backward_kernel(RoiAlignBackwardArgs args, TapTable<compute_t<T>> taps, Tiles tiles) {
+    roi_align_backward_kernel(RoiAlignBackwardArgs args, TapTable<compute_t<T>> taps, LevelTiles tiles) {
   using C = compute_t<T>;
   __shared__ GradientStage<C> stage;
   __shared__ AlignBin<C> bins[kTileChannels<C>];
@@ -199,13 +200,14 @@ __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
 }
 
 template <typename T, int kPack, bool kChannelsLast>
-Status launch_forward(const RoiAlignArgs& args, const TapTable<compute_t<T>>& taps, Stream stream) {
+Status launch_roi_align_forward(const RoiAlignArgs& args, const TapTable<compute_t<T>>& taps, Stream stream) {
   const int64_t items = args.channels / kPack * args.pooled_height * args.pooled_width;
   const dim3 grid(unsigned(args.num_rois), unsigned(ceil_div(items, int64_t(kThreads))));
-  return FASTRPN_LAUNCH((forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args, taps);
+  return FASTRPN_LAUNCH((roi_align_forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args,
+                        taps);
 }
 
-int64_t tiles_of_levels(const RoiAlignArgs& forward, Tiles* tiles) {
+int64_t tiles_of_levels(const RoiAlignArgs& forward, LevelTiles* tiles) {
   int64_t count = 0;
   for (int level = 0; level < forward.num_levels; ++level) {
     count += tiles_of(forward.levels[level].height, forward.levels[level].width);
@@ -215,14 +217,15 @@ int64_t tiles_of_levels(const RoiAlignArgs& forward, Tiles* tiles) {
 }
 
 template <typename T, bool kChannelsLast>
-Status launch_backward(const RoiAlignBackwardArgs& args, const TapTable<compute_t<T>>& taps,
-                       const Tiles& tiles, Stream stream) {
+Status launch_roi_align_backward(const RoiAlignBackwardArgs& args, const TapTable<compute_t<T>>& taps,
+                                 const LevelTiles& tiles, Stream stream) {
   const RoiAlignArgs& forward = args.forward;
   constexpr int kChannels = kTileChannels<compute_t<T>>;
   const dim3 grid(tiles.first[forward.num_levels], unsigned(ceil_div(forward.channels, int64_t(kChannels))),
                   unsigned(forward.batch));
   if (grid.x == 0) return nullptr;
-  return FASTRPN_LAUNCH((backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, taps, tiles);
+  return FASTRPN_LAUNCH((roi_align_backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, taps,
+                        tiles);
 }
 
 // Whether packs of 16 bytes may be read and written.
@@ -255,10 +258,10 @@ Status roi_align_cuda(const RoiAlignArgs& args, void* workspace, Stream stream) 
     constexpr int kPack = 16 / sizeof(T);
     WorkspaceCursor cursor(workspace);
     const auto taps = lay_out_taps<compute_t<T>>(args, cursor);
-    FASTRPN_TRY(launch_taps(args, taps, stream));
-    if (!args.channels_last) return launch_forward<T, 1, false>(args, taps, stream);
-    return is_packable(args, kPack) ? launch_forward<T, kPack, true>(args, taps, stream)
-                                    : launch_forward<T, 1, true>(args, taps, stream);
+    FASTRPN_TRY(launch_roi_align_taps(args, taps, stream));
+    if (!args.channels_last) return launch_roi_align_forward<T, 1, false>(args, taps, stream);
+    return is_packable(args, kPack) ? launch_roi_align_forward<T, kPack, true>(args, taps, stream)
+                                    : launch_roi_align_forward<T, 1, true>(args, taps, stream);
   });
 }
 
@@ -269,7 +272,7 @@ size_t roi_align_backward_workspace_bytes(const RoiAlignBackwardArgs& args) {
 Status roi_align_backward_cuda(const RoiAlignBackwardArgs& args, void* workspace, Stream stream) {
   const RoiAlignArgs& forward = args.forward;
   if (forward.batch * forward.channels == 0) return nullptr;
-  Tiles tiles{};
+  LevelTiles tiles{};
   const int64_t count = tiles_of_levels(forward, &tiles);
   FASTRPN_TRY(
       backward_limits(forward.batch, forward.channels, forward.pooled_height, forward.pooled_width, count));
@@ -277,9 +280,9 @@ Status roi_align_backward_cuda(const RoiAlignBackwardArgs& args, void* workspace
     using T = typename decltype(tag)::type;
     WorkspaceCursor cursor(workspace);
     const auto taps = lay_out_taps<compute_t<T>>(forward, cursor);
-    FASTRPN_TRY(launch_taps(forward, taps, stream));
-    return forward.channels_last ? launch_backward<T, true>(args, taps, tiles, stream)
-                                 : launch_backward<T, false>(args, taps, tiles, stream);
+    FASTRPN_TRY(launch_roi_align_taps(forward, taps, stream));
+    return forward.channels_last ? launch_roi_align_backward<T, true>(args, taps, tiles, stream)
+                                 : launch_roi_align_backward<T, false>(args, taps, tiles, stream);
   });
 }
 

@@ -74,7 +74,7 @@ TapTable<C> lay_out_taps(const RoiAlignArgs& args, WorkspaceCursor& cursor) {
 constexpr int kTapThreads = 128;
 
 template <typename C>
-__global__ void __launch_bounds__(kTapThreads) taps_kernel(RoiAlignArgs args, TapTable<C> taps) {
+__global__ void __launch_bounds__(kTapThreads) roi_align_taps_kernel(RoiAlignArgs args, TapTable<C> taps) {
   const int64_t i = int64_t(blockIdx.x) * kTapThreads + threadIdx.x;
   const int64_t n = i / 2;
   const bool is_row = i % 2 == 0;
@@ -104,10 +104,10 @@ __global__ void __launch_bounds__(kTapThreads) taps_kernel(RoiAlignArgs args, Ta
 }
 
 template <typename C>
-Status launch_taps(const RoiAlignArgs& args, const TapTable<C>& taps, Stream stream) {
+Status launch_roi_align_taps(const RoiAlignArgs& args, const TapTable<C>& taps, Stream stream) {
   const unsigned blocks = unsigned(ceil_div(2 * args.num_rois, int64_t(kTapThreads)));
   if (blocks == 0) return nullptr;
-  return FASTRPN_LAUNCH(taps_kernel<C>, blocks, kTapThreads, 0, stream, args, taps);
+  return FASTRPN_LAUNCH(roi_align_taps_kernel<C>, blocks, kTapThreads, 0, stream, args, taps);
 }
 
 }  // namespace fastrpn

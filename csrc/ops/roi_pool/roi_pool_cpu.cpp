@@ -31,7 +31,7 @@ struct Bins {
 
 // Borders of all RoIs, the image each reads (-1: none) and the part of it.
 template <typename T>
-void plan(const RoiPoolArgs& args, int32_t* borders, int64_t* image_of, Region* region_of) {
+void plan(const RoiPoolArgs& args, int32_t* borders, int64_t* image_of, CellBox* region_of) {
   const int64_t ph = args.pooled_height, pw = args.pooled_width;
   Buffer<T> rois(5 * args.num_rois);
   widen_rois(args.rois, args.roi_dtype, args.num_rois, rois.data());
@@ -137,7 +137,7 @@ struct Call {
   const int64_t borders_of_a_roi = 2 * (args.pooled_height + args.pooled_width);
   Buffer<int32_t> borders{args.num_rois * borders_of_a_roi};
   Buffer<int64_t> image_of{args.num_rois};
-  Buffer<Region> region_of{args.num_rois};
+  Buffer<CellBox> region_of{args.num_rois};
 
   explicit Call(const RoiPoolArgs& args) : args(args) {
     plan<T>(args, borders.data(), image_of.data(), region_of.data());

@@ -21,7 +21,7 @@ namespace {
 constexpr int kThreads = 256;
 
 // Where the plan keeps the borders of RoI n: y_begin[ph], y_end[ph], x_begin[pw], x_end[pw].
-struct Plan {
+struct BorderTable {
   int32_t* image;    // [num_rois], -1: takes no part
   int32_t* borders;  // [num_rois, 2 * (pooled_height + pooled_width)]
   int pooled_height, pooled_width;
@@ -32,8 +32,8 @@ struct Plan {
 };
 
 template <typename Args>
-Plan lay_out(const Args& args, WorkspaceCursor& cursor) {
-  Plan plan{nullptr, nullptr, int(args.pooled_height), int(args.pooled_width)};
+BorderTable lay_out(const Args& args, WorkspaceCursor& cursor) {
+  BorderTable plan{nullptr, nullptr, int(args.pooled_height), int(args.pooled_width)};
   plan.image = cursor.take<int32_t>(args.num_rois);
   plan.borders = cursor.take<int32_t>(args.num_rois * 2 * (args.pooled_height + args.pooled_width));
   return plan;
@@ -57,7 +57,7 @@ __device__ void plan_axis(PoolAxis<C> axis, int pooled, int64_t size, int32_t* b
 }
 
 template <typename C>
-__global__ void __launch_bounds__(kThreads) plan_kernel(Rois rois, Plan plan) {
+__global__ void __launch_bounds__(kThreads) roi_pool_plan_kernel(Rois rois, BorderTable plan) {
   const int64_t n = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (n >= rois.count) return;
   C roi[5];
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(Rois rois, Plan plan) {
 
 // grid: x over RoIs, y over (bin, pack of channels); in the order of the output.
 template <typename T, int kPack, bool kChannelsLast>
-__global__ void __launch_bounds__(kThreads) forward_kernel(RoiPoolArgs args, Plan plan) {
+__global__ void __launch_bounds__(kThreads) roi_pool_forward_kernel(RoiPoolArgs args, BorderTable plan) {
   using C = compute_t<T>;
   const int64_t n = blockIdx.x;
   const int bins = plan.pooled_height * plan.pooled_width;
@@ -137,7 +137,7 @@ struct PoolSource {
   using Sums = C[kTileChannels<C>];
   using Winners = uint8_t[kTileChannels<C>];
 
-  const Plan& plan;
+  const BorderTable& plan;
   const T* grads;  // of the block's first channel
   const int32_t* argmax;
   int64_t channels, lanes;
@@ -194,7 +194,7 @@ struct PoolSource {
 // grid: x over tiles of the map, y over groups of channels, z over images.
 template <typename T, bool kChannelsLast>
 __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
-    backward_kernel(RoiPoolBackwardArgs args, Plan plan) {
+    roi_pool_backward_kernel(RoiPoolBackwardArgs args, BorderTable plan) {
   using C = compute_t<T>;
   using Source = PoolSource<T, kChannelsLast>;
   __shared__ GradientStage<C> stage;
@@ -225,29 +225,30 @@ __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
 }
 
 template <typename Args>
-Status launch_plan(const Args& args, const Plan& plan, Stream stream) {
+Status launch_roi_pool_plan(const Args& args, const BorderTable& plan, Stream stream) {
   const Rois rois{args.rois,   args.roi_dtype, args.num_rois,     args.batch,
                   args.height, args.width,     args.spatial_scale};
   const unsigned blocks = unsigned(ceil_div(args.num_rois, int64_t(kThreads)));
   if (blocks == 0) return nullptr;
   return args.dtype == DType::float64
-             ? FASTRPN_LAUNCH(plan_kernel<double>, blocks, kThreads, 0, stream, rois, plan)
-             : FASTRPN_LAUNCH(plan_kernel<float>, blocks, kThreads, 0, stream, rois, plan);
+             ? FASTRPN_LAUNCH(roi_pool_plan_kernel<double>, blocks, kThreads, 0, stream, rois, plan)
+             : FASTRPN_LAUNCH(roi_pool_plan_kernel<float>, blocks, kThreads, 0, stream, rois, plan);
 }
 
 template <typename T, int kPack, bool kChannelsLast>
-Status launch_forward(const RoiPoolArgs& args, const Plan& plan, Stream stream) {
+Status launch_roi_pool_forward(const RoiPoolArgs& args, const BorderTable& plan, Stream stream) {
   const int64_t items = args.channels / kPack * args.pooled_height * args.pooled_width;
   const dim3 grid(unsigned(args.num_rois), unsigned(ceil_div(items, int64_t(kThreads))));
-  return FASTRPN_LAUNCH((forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args, plan);
+  return FASTRPN_LAUNCH((roi_pool_forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args,
+                        plan);
 }
 
 template <typename T, bool kChannelsLast>
-Status launch_backward(const RoiPoolBackwardArgs& args, const Plan& plan, Stream stream) {
+Status launch_roi_pool_backward(const RoiPoolBackwardArgs& args, const BorderTable& plan, Stream stream) {
   constexpr int kChannels = kTileChannels<compute_t<T>>;
   const dim3 grid(unsigned(tiles_of(args.height, args.width)),
                   unsigned(ceil_div(args.channels, int64_t(kChannels))), unsigned(args.batch));
-  return FASTRPN_LAUNCH((backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, plan);
+  return FASTRPN_LAUNCH((roi_pool_backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, plan);
 }
 
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
@@ -267,16 +268,16 @@ Status roi_pool_cuda(const RoiPoolArgs& args, void* workspace, Stream stream) {
   if (ceil_div(roi_size, int64_t(kThreads)) > kMaxGridYZ)
     return "roi_pool: more than 16776960 outputs for a RoI";
   WorkspaceCursor cursor(workspace);
-  const Plan plan = lay_out(args, cursor);
-  FASTRPN_TRY(launch_plan(args, plan, stream));
+  const BorderTable plan = lay_out(args, cursor);
+  FASTRPN_TRY(launch_roi_pool_plan(args, plan, stream));
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     constexpr int kPack = 16 / sizeof(T);
     const bool packs = args.channels % kPack == 0 && is_aligned(args.features) && is_aligned(args.output) &&
                        is_aligned(args.argmax);
-    if (!args.channels_last) return launch_forward<T, 1, false>(args, plan, stream);
-    return packs ? launch_forward<T, kPack, true>(args, plan, stream)
-                 : launch_forward<T, 1, true>(args, plan, stream);
+    if (!args.channels_last) return launch_roi_pool_forward<T, 1, false>(args, plan, stream);
+    return packs ? launch_roi_pool_forward<T, kPack, true>(args, plan, stream)
+                 : launch_roi_pool_forward<T, 1, true>(args, plan, stream);
   });
 }
 
@@ -291,12 +292,12 @@ Status roi_pool_backward_cuda(const RoiPoolBackwardArgs& args, void* workspace, 
   FASTRPN_TRY(backward_limits(args.batch, args.channels, args.pooled_height, args.pooled_width,
                               tiles_of(args.height, args.width)));
   WorkspaceCursor cursor(workspace);
-  const Plan plan = lay_out(args, cursor);
-  FASTRPN_TRY(launch_plan(args, plan, stream));
+  const BorderTable plan = lay_out(args, cursor);
+  FASTRPN_TRY(launch_roi_pool_plan(args, plan, stream));
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    return args.channels_last ? launch_backward<T, true>(args, plan, stream)
-                              : launch_backward<T, false>(args, plan, stream);
+    return args.channels_last ? launch_roi_pool_backward<T, true>(args, plan, stream)
+                              : launch_roi_pool_backward<T, false>(args, plan, stream);
   });
 }
 

@@ -17,7 +17,6 @@ namespace {
 
 constexpr int kThreads = 1024;
 constexpr int kPrepareThreads = 256;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 template <typename C>
 struct Workspace {
@@ -35,7 +34,7 @@ Workspace<C> lay_out(const SoftNmsArgs& args, WorkspaceCursor& cursor) {
 
 template <typename T>
 __global__ void __launch_bounds__(kPrepareThreads)
-    prepare_kernel(SoftNmsArgs args, Workspace<compute_t<T>> w) {
+    soft_nms_prepare_kernel(SoftNmsArgs args, Workspace<compute_t<T>> w) {
   const int64_t i = int64_t(blockIdx.x) * kPrepareThreads + threadIdx.x;
   if (i >= args.n) return;
   w.boxes[i] = load_box(static_cast<const T*>(args.boxes), i);
@@ -69,8 +68,8 @@ struct Best {
 // A single block.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    select_kernel(SoftNmsArgs args, Workspace<compute_t<T>> w, SoftNmsDecay<compute_t<T>> decay,
-                  compute_t<T> threshold) {
+    soft_nms_select_kernel(SoftNmsArgs args, Workspace<compute_t<T>> w, SoftNmsDecay<compute_t<T>> decay,
+                           compute_t<T> threshold) {
   using C = compute_t<T>;
   __shared__ C scores[32];
   __shared__ int indices[32];
@@ -143,8 +142,8 @@ Status soft_nms_cuda(const SoftNmsArgs& args, void* workspace, Stream stream) {
     const auto decay = SoftNmsDecay<C>::of(args.method, args.sigma, args.iou_threshold);
     const C threshold = as_element<T>(args.score_threshold);
     if (blocks > 0)
-      FASTRPN_TRY(FASTRPN_LAUNCH(prepare_kernel<T>, blocks, kPrepareThreads, 0, stream, args, w));
-    return FASTRPN_LAUNCH(select_kernel<T>, 1, kThreads, 0, stream, args, w, decay, threshold);
+      FASTRPN_TRY(FASTRPN_LAUNCH(soft_nms_prepare_kernel<T>, blocks, kPrepareThreads, 0, stream, args, w));
+    return FASTRPN_LAUNCH(soft_nms_select_kernel<T>, 1, kThreads, 0, stream, args, w, decay, threshold);
   });
 }
 
