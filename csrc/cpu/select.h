@@ -48,8 +48,8 @@ void select_smallest(SortItem<Key>* items, int64_t n, int64_t k, SortItem<Key>* 
 // first.
 template <typename Storage>
 int64_t select_best(const Storage* scores, int64_t n, int64_t k,
-                    SortItem<decltype(descending_key(widen(Storage())))>* best) {
-  using Key = decltype(descending_key(widen(Storage())));
+                    SortItem<ScoreKey<compute_t<Storage>>>* best) {
+  using Key = ScoreKey<compute_t<Storage>>;
   const int shift = int(8 * sizeof(Key)) - kSelectBits;
   const auto key_of = [&](int64_t i) { return descending_key(widen(scores[i])); };
   if (n <= k) {

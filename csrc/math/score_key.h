@@ -20,4 +20,7 @@ FASTRPN_HD uint64_t descending_key(double score) {
   return (bits >> 63) ? bits : ~bits & 0x7fffffffffffffffu;
 }
 
+template <typename T>
+using ScoreKey = decltype(descending_key(T()));
+
 }  // namespace fastrpn

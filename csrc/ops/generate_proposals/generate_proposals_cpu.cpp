@@ -23,7 +23,7 @@ template <typename Storage, typename Anchor>
 class Proposer {
  public:
   using C = compute_t<Storage>;
-  using Item = SortItem<decltype(descending_key(C()))>;
+  using Item = SortItem<ScoreKey<C>>;
 
   explicit Proposer(const GenerateProposalsArgs& args)
       : args_(args),

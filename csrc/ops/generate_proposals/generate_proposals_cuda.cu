@@ -1,59 +1,36 @@
 // generate_proposals on CUDA: the whole batch and all levels in each launch, no host synchronisation.
 //
-// 1. keys: (image, level, descending logit) of every anchor; one device sort ranks all levels of all images.
-// 2. decode: the best pre_nms_top_n of each level, clipped, in the order (level, rank); those that are too
-//    small or not a number get a score that keeps them out.
+// 1. select: the best pre_nms_top_n anchors of each level (select_cuda.h); a device sort ranks them.
+// 2. decode: they are clipped, in the order (level, rank); those that are too small or not a number get a
+//    score that keeps them out.
 // 3. nms_cuda, with the levels as groups, ends an image's search at post_nms_top_n.
 // 4. gather: the kept boxes and scores, zeros behind them.
 //
-// Cost: a sort of batch * num_anchors logits, then NMS of the survivors. Memory: 24 bytes an anchor,
-// 28 a survivor, and the larger of what the sort (13 an anchor) and nms (75 a survivor) need. Numerics:
-// math/box.h in float (float64: double); exp differs from the CPU's in the last place, so a coordinate may,
-// too.
+// Cost: six readings of batch * num_anchors logits, then a sort and NMS of the survivors. Memory: 52 bytes a
+// survivor and the larger of what the sort (13) and nms (75) need, 4.2 kB a level of an image, 8 bytes for
+// each 2,048 anchors. Numerics: math/box.h in float (float64: double); exp differs from the CPU's in the last
+// place, so a coordinate may, too.
 #include "cuda/runtime.h"
 #include "cuda/sort.h"
 #include "cuda/workspace.h"
 #include "math/box.h"
-#include "math/score_key.h"
 #include "ops/generate_proposals/generate_proposals.h"
+#include "ops/generate_proposals/select_cuda.h"
 #include "ops/nms/nms.h"
 
 namespace fastrpn {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kMaxLevels = 32;
-
-// Where each level begins: among an image's anchors, and among its survivors.
-struct Levels {
-  int64_t count, survivors;
-  int64_t first_anchor[kMaxLevels + 1], first_survivor[kMaxLevels + 1];
-
-  explicit Levels(const GenerateProposalsArgs& args) : count(args.num_levels), survivors(0) {
-    first_anchor[0] = first_survivor[0] = 0;
-    for (int64_t level = 0; level < count; ++level) {
-      const int64_t anchors = args.anchors_per_level[level];
-      first_anchor[level + 1] = first_anchor[level] + anchors;
-      first_survivor[level + 1] = survivors += min(anchors, args.pre_nms_top_n);
-    }
-  }
-
-  static __device__ int64_t find(const int64_t* first, int64_t place) {
-    int64_t level = 0;
-    while (place >= first[level + 1]) ++level;
-    return level;
-  }
-};
-
 template <typename C>
 struct Workspace {
-  uint64_t *keys, *sorted_keys;        // [batch, num_anchors]
-  uint32_t *anchors, *sorted_anchors;  // [batch, num_anchors]
-  C* boxes;                            // [batch, survivors, 4]
-  C* scores;                           // [batch, survivors], -1: takes no part
-  int64_t* level;                      // [batch, survivors]
-  int64_t* kept;                       // [batch, post_nms_top_n]: survivors, then -1
-  void* scratch;                       // of the sort, and of nms when that is done; last
+  Selection<C> selection;
+  uint64_t* sorted_keys;     // [batch, survivors]
+  uint32_t* sorted_anchors;  // [batch, survivors]
+  C* boxes;                  // [batch, survivors, 4]
+  C* scores;                 // [batch, survivors], -1: takes no part
+  int64_t* level;            // [batch, survivors]
+  int64_t* kept;             // [batch, post_nms_top_n]: survivors, then -1
+  void* scratch;             // of the sort, and of nms when that is done; last
 };
 
 // float32: all levels of all images in one sort. float64: the logit fills the key, a sort for each.
@@ -80,12 +57,10 @@ NmsArgs nms_args(const GenerateProposalsArgs& args, const Levels& levels, const 
 
 template <typename C>
 Workspace<C> lay_out(const GenerateProposalsArgs& args, const Levels& levels, WorkspaceCursor& cursor) {
-  const int64_t total = args.batch * args.num_anchors, survivors = args.batch * levels.survivors;
-  Workspace<C> w{};
-  w.keys = cursor.take<uint64_t>(total);
-  w.sorted_keys = cursor.take<uint64_t>(total);
-  w.anchors = cursor.take<uint32_t>(total);
-  w.sorted_anchors = cursor.take<uint32_t>(total);
+  const int64_t survivors = args.batch * levels.survivors;
+  Workspace<C> w{Selection<C>::lay_out(args, levels, cursor)};
+  w.sorted_keys = cursor.take<uint64_t>(survivors);
+  w.sorted_anchors = cursor.take<uint32_t>(survivors);
   w.boxes = cursor.take<C>(survivors * 4);
   w.scores = cursor.take<C>(survivors);
   w.level = cursor.take<int64_t>(survivors);
@@ -97,25 +72,10 @@ Workspace<C> lay_out(const GenerateProposalsArgs& args, const Levels& levels, Wo
 template <typename C>
 Status scratch_bytes(const GenerateProposalsArgs& args, const Levels& levels, size_t* bytes) {
   size_t sort, nms;
-  FASTRPN_TRY(device_sort_workspace_bytes((kOneSort<C> ? args.batch : 1) * args.num_anchors, &sort));
+  FASTRPN_TRY(device_sort_workspace_bytes((kOneSort<C> ? args.batch : 1) * levels.survivors, &sort));
   FASTRPN_TRY(nms_workspace_bytes(nms_args(args, levels, Workspace<C>{}), &nms));
   *bytes = max(sort, nms);
   return nullptr;
-}
-
-// One thread an anchor of an image.
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    proposals_key_kernel(GenerateProposalsArgs args, Levels levels, Workspace<compute_t<T>> w) {
-  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= args.batch * args.num_anchors) return;
-  const int num_anchors = int(args.num_anchors), image = int(i) / num_anchors, anchor = int(i) % num_anchors;
-  uint64_t key = descending_key(widen(static_cast<const T*>(args.objectness)[i]));
-  if (kOneSort<compute_t<T>>) {
-    key |= uint64_t(image * levels.count + Levels::find(levels.first_anchor, anchor)) << 32;
-  }
-  w.keys[i] = key;
-  w.anchors[i] = uint32_t(anchor);
 }
 
 template <typename T>
@@ -136,8 +96,7 @@ __global__ void __launch_bounds__(kThreads)
   const int survivors = int(levels.survivors), place = int(i) % survivors;
   const int64_t image = int(i) / survivors;
   const int64_t level = Levels::find(levels.first_survivor, place);
-  const int64_t rank = place - levels.first_survivor[level];
-  const int64_t anchor = w.sorted_anchors[image * args.num_anchors + levels.first_anchor[level] + rank];
+  const int64_t anchor = w.sorted_anchors[i];
 
   const int64_t row = image * args.num_anchors + anchor;
   const T* deltas = static_cast<const T*>(args.deltas) + 4 * row;
@@ -169,17 +128,18 @@ __global__ void __launch_bounds__(kThreads)
 template <typename C>
 Status rank_levels(const GenerateProposalsArgs& args, const Levels& levels, const Workspace<C>& w,
                    Stream stream) {
+  const Selection<C>& from = w.selection;
   if constexpr (kOneSort<C>) {
     int bits = 32;
     while ((args.batch * levels.count - 1) >> (bits - 32) != 0) ++bits;
-    return device_sort(w.scratch, w.keys, w.sorted_keys, w.anchors, w.sorted_anchors,
-                       args.batch * args.num_anchors, bits, stream);
+    return device_sort(w.scratch, from.keys, w.sorted_keys, from.anchors, w.sorted_anchors,
+                       args.batch * levels.survivors, bits, stream);
   } else {
     for (int64_t i = 0; i < args.batch * levels.count; ++i) {
-      const int64_t level = i % levels.count;
-      const int64_t at = i / levels.count * args.num_anchors + levels.first_anchor[level];
-      FASTRPN_TRY(device_sort(w.scratch, w.keys + at, w.sorted_keys + at, w.anchors + at,
-                              w.sorted_anchors + at, args.anchors_per_level[level], 64, stream));
+      const int64_t level = i % levels.count, first = levels.first_survivor[level];
+      const int64_t at = i / levels.count * levels.survivors + first;
+      FASTRPN_TRY(device_sort(w.scratch, from.keys + at, w.sorted_keys + at, from.anchors + at,
+                              w.sorted_anchors + at, levels.first_survivor[level + 1] - first, 64, stream));
     }
     return nullptr;
   }
@@ -194,8 +154,7 @@ Status launch(const GenerateProposalsArgs& args, void* workspace, Stream stream)
   const auto blocks = [](int64_t items) { return unsigned(ceil_div(items, int64_t(kThreads))); };
   const int64_t survivors = args.batch * levels.survivors, proposals = args.batch * args.post_nms_top_n;
   if (survivors > 0) {
-    const unsigned key_blocks = blocks(args.batch * args.num_anchors);
-    FASTRPN_TRY(FASTRPN_LAUNCH(proposals_key_kernel<T>, key_blocks, kThreads, 0, stream, args, levels, w));
+    FASTRPN_TRY(launch_selection<T>(args, levels, w.selection, stream));
     FASTRPN_TRY(rank_levels(args, levels, w, stream));
     FASTRPN_TRY(
         FASTRPN_LAUNCH(proposals_decode_kernel<T>, blocks(survivors), kThreads, 0, stream, args, levels, w));

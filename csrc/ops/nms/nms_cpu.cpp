@@ -29,7 +29,7 @@ int64_t participants(const NmsArgs& args, int64_t image) {
 // Fills `order` with the rows that take part, by descending score; returns how many.
 template <typename Storage>
 int64_t sort_by_score(const NmsArgs& args, int64_t image, uint32_t* order) {
-  using Key = decltype(descending_key(widen(Storage())));
+  using Key = ScoreKey<compute_t<Storage>>;
   const Storage* scores = static_cast<const Storage*>(args.scores) + image * args.n;
   const int64_t count = participants(args, image);
   const auto threshold = as_element<Storage>(args.score_threshold);

@@ -15,8 +15,6 @@ constexpr int kRankRows = kThreads / kThreadsPerRow;
 template <typename C>
 constexpr int score_bits = sizeof(C) * 8;
 template <typename C>
-using ScoreKey = decltype(descending_key(C()));
-template <typename C>
 constexpr ScoreKey<C> kTakesNoPart = ~ScoreKey<C>(0);
 
 template <typename T>
