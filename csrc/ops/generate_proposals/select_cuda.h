@@ -23,7 +23,8 @@ constexpr int kThreads = 256;
 constexpr int kMaxLevels = 32;
 constexpr int kDigitBits = 8;
 constexpr int kDigits = 1 << kDigitBits;  // one for each thread of a block
-constexpr int kTileAnchors = 8 * kThreads;
+constexpr int kThreadAnchors = 8;
+constexpr int kTileAnchors = kThreadAnchors * kThreads;
 
 template <typename C>
 constexpr int kPasses = 8 * sizeof(ScoreKey<C>) / kDigitBits;
@@ -110,7 +111,17 @@ struct SegmentTile {
         logits(static_cast<const T*>(args.objectness) + image * args.num_anchors) {}
 
   __device__ bool is_first(const Levels& levels) const { return int(blockIdx.x) == levels.first_tile[level]; }
-  __device__ Key key(int64_t anchor) const { return descending_key(widen(logits[anchor])); }
+
+  __device__ int64_t anchor(int k) const { return begin + k * kThreads + threadIdx.x; }
+
+  // The keys of a thread's anchors, all on their way at once; behind the end one that is no score's, and so
+  // lies behind every border.
+  __device__ void load(Key keys[kThreadAnchors]) const {
+#pragma unroll
+    for (int k = 0; k < kThreadAnchors; ++k) {
+      keys[k] = anchor(k) < end ? descending_key(widen(logits[anchor(k)])) : ~Key(0);
+    }
+  }
 };
 
 // Called by a whole block: the sum of the threads before, and of all.
@@ -170,11 +181,14 @@ __global__ void __launch_bounds__(kThreads)
   using Key = typename SegmentTile<T>::Key;
   __shared__ unsigned counts[kDigits];
   const SegmentTile<T> tile(args, levels);
+  Key keys[kThreadAnchors];
+  tile.load(keys);
   counts[threadIdx.x] = 0;
   const auto border = find_border(tile, levels, selection, pass);  // and a barrier
   const int shift = 8 * int(sizeof(Key)) - kDigitBits * (pass + 1);
-  for (int64_t anchor = tile.begin + threadIdx.x; anchor < tile.end; anchor += kThreads) {
-    const Key digits = tile.key(anchor) >> shift;
+#pragma unroll
+  for (int k = 0; k < kThreadAnchors; ++k) {
+    const Key digits = keys[k] >> shift;
     if (pass == 0 || digits >> kDigitBits == border.prefix) {
       atomicAdd(&counts[int(digits & (kDigits - 1))], 1u);
     }
@@ -190,13 +204,15 @@ __global__ void __launch_bounds__(kThreads)
     proposals_count_kernel(GenerateProposalsArgs args, Levels levels, Selection<compute_t<T>> selection) {
   __shared__ TileCount count;
   const SegmentTile<T> tile(args, levels);
+  typename SegmentTile<T>::Key keys[kThreadAnchors];
+  tile.load(keys);
   if (threadIdx.x == 0) count = {0, 0};
   const auto border = find_border(tile, levels, selection, kPasses<compute_t<T>>);  // and a barrier
   TileCount mine = {0, 0};
-  for (int64_t anchor = tile.begin + threadIdx.x; anchor < tile.end; anchor += kThreads) {
-    const auto key = tile.key(anchor);
-    mine.before += key < border.prefix;
-    mine.at += key == border.prefix;
+#pragma unroll
+  for (int k = 0; k < kThreadAnchors; ++k) {
+    mine.before += keys[k] < border.prefix;
+    mine.at += keys[k] == border.prefix;
   }
   if (mine.before != 0) atomicAdd(&count.before, mine.before);
   if (mine.at != 0) atomicAdd(&count.at, mine.at);
@@ -210,6 +226,8 @@ __global__ void __launch_bounds__(kThreads)
   using C = compute_t<T>;
   __shared__ int of_warps[kThreads / 32];
   const SegmentTile<T> tile(args, levels);
+  ScoreKey<C> keys[kThreadAnchors];
+  tile.load(keys);
   const auto border = selection.borders[kPasses<C> * tile.segments + tile.segment];
   int before = 0, at = 0;  // keys of earlier tiles, then also of earlier anchors
   for (int other = levels.first_tile[tile.level] + int(threadIdx.x); other < int(blockIdx.x);
@@ -222,17 +240,16 @@ __global__ void __launch_bounds__(kThreads)
   sum_before(at, of_warps, &at);
 
   const int64_t start = tile.image * levels.survivors + levels.first_survivor[tile.level];
-  for (int64_t first = tile.begin; first < tile.end; first += kThreads) {
-    const int64_t anchor = first + threadIdx.x;
-    const ScoreKey<C> key = anchor < tile.end ? tile.key(anchor) : ~ScoreKey<C>(0);
-    const bool is_before = key < border.prefix, is_at = anchor < tile.end && key == border.prefix;
+#pragma unroll
+  for (int k = 0; k < kThreadAnchors; ++k) {
+    const bool is_before = keys[k] < border.prefix, is_at = keys[k] == border.prefix;
     int all;
     const int earlier = sum_before(int(is_before) | int(is_at) << 16, of_warps, &all);
     const int before_mine = before + (earlier & 0xffff), at_mine = at + (earlier >> 16);
     if (is_before || (is_at && at_mine < border.wanted)) {
       const int64_t to = start + before_mine + min(at_mine, border.wanted);
-      selection.keys[to] = sizeof(C) == 4 ? uint64_t(tile.segment) << 32 | key : key;
-      selection.anchors[to] = uint32_t(anchor);
+      selection.keys[to] = sizeof(C) == 4 ? uint64_t(tile.segment) << 32 | keys[k] : keys[k];
+      selection.anchors[to] = uint32_t(tile.anchor(k));
     }
     before += all & 0xffff;
     at += all >> 16;
