@@ -171,7 +171,8 @@ __device__ __forceinline__ void load_stage(const GradientStage<C>& stage, int co
 // Called by a whole block: all that the RoIs give the tile. `source` knows them:
 // - touches(n): whether RoI n may touch the tile;
 // - window(n): which of its bins may;
-// - prepare(n, row, column, slot): called by one thread for a bin to be added; returns where its gradients lie;
+// - prepare(n, row, column, slot): called by one thread for a bin to be added; returns where its gradients
+// lie;
 // - load(stage, count): called by all, stages what the prepared bins give;
 // - add(stage, slot): called by every thread whose channel exists.
 template <typename C, typename Source>

@@ -15,4 +15,11 @@ Status device_sort_workspace_bytes(int64_t count, size_t* bytes);
 Status device_sort(void* workspace, const uint64_t* keys, uint64_t* sorted_keys, const uint32_t* values,
                    uint32_t* sorted_values, int64_t count, int key_bits, Stream stream);
 
+// Bits of a key that tell `count` things apart.
+inline int bits_to_number(int64_t count) {
+  int bits = 0;
+  while ((count - 1) >> bits > 0) ++bits;
+  return bits;
+}
+
 }  // namespace fastrpn

@@ -23,7 +23,7 @@ struct GenerateProposalsArgs {
   const int64_t* image_sizes;        // [batch, 2] height, width
   const int64_t* anchors_per_level;  // host memory, [num_levels], sums to num_anchors
   int64_t batch, num_anchors, num_levels;
-  int64_t pre_nms_top_n, post_nms_top_n;
+  int64_t pre_nms_top_n, post_nms_top_n;  // positive
   double nms_threshold, min_size;
   void* proposals;  // [batch, post_nms_top_n, 4], float32 (float64 for float64); rows past counts are 0
   void* scores;     // [batch, post_nms_top_n], float32 (float64): sigmoids

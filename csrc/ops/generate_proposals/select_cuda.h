@@ -29,18 +29,21 @@ constexpr int kTileAnchors = kThreadAnchors * kThreads;
 template <typename C>
 constexpr int kPasses = 8 * sizeof(ScoreKey<C>) / kDigitBits;
 
-// Where each level begins: among an image's anchors, among its survivors, and among its tiles.
+// Where each level begins: among an image's anchors, among its survivors, and among its tiles. `most`: the
+// survivors of the largest.
 struct Levels {
-  int64_t count, survivors;
+  int64_t count, survivors, most;
   int64_t first_anchor[kMaxLevels + 1], first_survivor[kMaxLevels + 1];
   int first_tile[kMaxLevels + 1];
 
-  explicit Levels(const GenerateProposalsArgs& args) : count(args.num_levels), survivors(0) {
+  explicit Levels(const GenerateProposalsArgs& args) : count(args.num_levels), survivors(0), most(0) {
     first_anchor[0] = first_survivor[0] = first_tile[0] = 0;
     for (int64_t level = 0; level < count; ++level) {
       const int64_t anchors = args.anchors_per_level[level];
       first_anchor[level + 1] = first_anchor[level] + anchors;
-      first_survivor[level + 1] = survivors += min(anchors, args.pre_nms_top_n);
+      const int64_t chosen = min(anchors, args.pre_nms_top_n);
+      first_survivor[level + 1] = survivors += chosen;
+      most = max(most, chosen);
       first_tile[level + 1] = first_tile[level] + int(ceil_div(anchors, int64_t(kTileAnchors)));
     }
   }
@@ -117,9 +120,12 @@ struct SegmentTile {
   // The keys of a thread's anchors, all on their way at once; behind the end one that is no score's, and so
   // lies behind every border.
   __device__ void load(Key keys[kThreadAnchors]) const {
+    T values[kThreadAnchors];
+#pragma unroll
+    for (int k = 0; k < kThreadAnchors; ++k) values[k] = anchor(k) < end ? logits[anchor(k)] : T();
 #pragma unroll
     for (int k = 0; k < kThreadAnchors; ++k) {
-      keys[k] = anchor(k) < end ? descending_key(widen(logits[anchor(k)])) : ~Key(0);
+      keys[k] = anchor(k) < end ? descending_key(widen(values[k])) : ~Key(0);
     }
   }
 };

@@ -19,6 +19,7 @@ struct NmsArgs {
   const int64_t* counts;  // [batch]: rows >= counts[b] do not take part; null: all do
   const int64_t* groups;  // [batch, n]: any int64 values; null: one group
   int64_t batch, n;
+  bool is_sorted;  // rows that take part come by descending score: they are decided as they come
   double iou_threshold;
   bool has_score_threshold;
   double score_threshold;  // only scores > it (in `dtype`) take part, if has_score_threshold

@@ -1,6 +1,6 @@
 // Brings the boxes into descending order of score (ties by row), those that take no part last. Few boxes are
-// ranked by counting, in one launch; many are sorted. A second order, for sweeps, puts near boxes side by
-// side.
+// ranked by counting, in one launch; many are sorted, unless they come so. Another order, for sweeps, puts
+// near boxes side by side.
 #pragma once
 
 #include "math/score_key.h"
@@ -78,6 +78,20 @@ __global__ void __launch_bounds__(kThreads) nms_rank_kernel(NmsArgs args, Worksp
   put_in_place<T>(args, w, image, row, before);
 }
 
+// One thread a row, where rows are sorted: each has its own place, and those that take no part are removed.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) nms_take_kernel(NmsArgs args, Workspace<compute_t<T>> w) {
+  using C = compute_t<T>;
+  clear(args, w);
+  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;  // the same that this thread has cleared
+  if (i < args.batch) w.valid[i] = args.n;
+  if (i >= args.batch * args.n) return;
+  const int64_t image = int(i) / int(args.n), row = int(i) % int(args.n);
+  w.removed[i] = score_key<T>(args, image, row) == kTakesNoPart<C>;
+  w.sorted_rows[i] = uint32_t(row);
+  put_in_place<T>(args, w, image, row, row);
+}
+
 // One thread a row: the key (image, score). float64: the score fills it, and each image is sorted by itself.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) nms_key_kernel(NmsArgs args, Workspace<compute_t<T>> w) {
@@ -136,7 +150,7 @@ __global__ void __launch_bounds__(kThreads) nms_position_kernel(NmsArgs args, Wo
 template <typename C>
 Status sort_images(const NmsArgs& args, const Workspace<C>& w, uint32_t* sorted, int bits, Stream stream) {
   const int64_t images = images_per_sort<C>(args);
-  for (int64_t image = 1; image < images; image *= 2) ++bits;
+  bits += bits_to_number(images);
   for (int64_t at = 0; at < args.batch * args.n; at += images * args.n) {
     FASTRPN_TRY(device_sort(w.sort, w.keys + at, w.sorted_keys + at, w.rows + at, sorted + at,
                             images * args.n, bits, stream));
@@ -148,13 +162,17 @@ template <typename T>
 Status launch_order(const NmsArgs& args, const Workspace<compute_t<T>>& w, Stream stream) {
   using C = compute_t<T>;
   const unsigned blocks = unsigned(ceil_div(args.batch * args.n, int64_t(kThreads)));
-  if (ranks_by_counting(args)) {
+  if (!args.is_sorted && ranks_by_counting(args)) {
     const dim3 grid(unsigned(ceil_div(args.n, int64_t(kRankRows))), unsigned(args.batch));
     return FASTRPN_LAUNCH(nms_rank_kernel<T>, grid, kThreads, 0, stream, args, w);
   }
-  FASTRPN_TRY(FASTRPN_LAUNCH(nms_key_kernel<T>, blocks, kThreads, 0, stream, args, w));
-  FASTRPN_TRY(sort_images(args, w, w.sorted_rows, score_bits<C>, stream));
-  FASTRPN_TRY(FASTRPN_LAUNCH(nms_gather_kernel<T>, blocks, kThreads, 0, stream, args, w));
+  if (args.is_sorted) {
+    FASTRPN_TRY(FASTRPN_LAUNCH(nms_take_kernel<T>, blocks, kThreads, 0, stream, args, w));
+  } else {
+    FASTRPN_TRY(FASTRPN_LAUNCH(nms_key_kernel<T>, blocks, kThreads, 0, stream, args, w));
+    FASTRPN_TRY(sort_images(args, w, w.sorted_rows, score_bits<C>, stream));
+    FASTRPN_TRY(FASTRPN_LAUNCH(nms_gather_kernel<T>, blocks, kThreads, 0, stream, args, w));
+  }
   if (w.order == nullptr) return nullptr;
   FASTRPN_TRY(FASTRPN_LAUNCH(nms_position_kernel<C>, blocks, kThreads, 0, stream, args, w));
   return sort_images(args, w, w.order, position_bits(w), stream);

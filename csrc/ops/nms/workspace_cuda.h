@@ -67,8 +67,13 @@ bool ranks_by_counting(const NmsArgs& args) {
   return args.n <= kMaxChunk && args.batch * args.n <= 8 * kMaxChunk;
 }
 
-// So many that the pairs which a second sort rules out cost more than the sort.
+// So many that the pairs which another sort rules out cost more than the sort.
 bool sweeps_in_order(const NmsArgs& args) { return args.n > 4 * kMaxChunk; }
+
+// Whether keys are sorted at all.
+bool sorts(const NmsArgs& args) {
+  return sweeps_in_order(args) || !(args.is_sorted || ranks_by_counting(args));
+}
 
 // Images sorted together: all, if the image fits into the key beside the score.
 template <typename C>
@@ -90,7 +95,7 @@ Workspace<C> lay_out(const NmsArgs& args, WorkspaceCursor& cursor) {
   w.masks = cursor.take<uint64_t>(args.batch * chunk * (chunk / kTileBoxes));
   w.chunk_kept = cursor.take<uint32_t>(args.batch * chunk);
   w.num_chunk_kept = cursor.take<int>(args.batch);
-  if (ranks_by_counting(args)) return w;
+  if (!sorts(args)) return w;
   w.keys = cursor.take<uint64_t>(total);
   w.sorted_keys = cursor.take<uint64_t>(total);
   w.rows = cursor.take<uint32_t>(total);
@@ -102,7 +107,7 @@ Workspace<C> lay_out(const NmsArgs& args, WorkspaceCursor& cursor) {
 template <typename C>
 Status sort_bytes(const NmsArgs& args, size_t* bytes) {
   *bytes = 0;
-  if (ranks_by_counting(args)) return nullptr;
+  if (!sorts(args)) return nullptr;
   return device_sort_workspace_bytes(images_per_sort<C>(args) * args.n, bytes);
 }
 
