@@ -17,7 +17,7 @@ constexpr int kReduceThreads = 512;
 constexpr int kTilesAhead = 2;  // whose words are on their way
 constexpr int kLanesPerBox = kReduceThreads / kTileBoxes;
 constexpr int kWordsPerLane = kMaxTiles / kLanesPerBox;
-constexpr uint64_t kEveryLaneth = ~uint64_t(0) / ((1 << kLanesPerBox) - 1);  // bits 0, kLanesPerBox, ...
+constexpr unsigned kEveryLaneth = 0xffffffffu / ((1u << kLanesPerBox) - 1);  // bits 0, kLanesPerBox, ...
 constexpr int kMaxWords = kMaxChunk / 32;
 
 // grid: x over pairs of a row and a column tile of the chunk, none below the diagonal: 0-0, 0-1, 1-1, 0-2,
@@ -59,8 +59,8 @@ __global__ void __launch_bounds__(4 * kTileBoxes)
   word |= __shfl_xor_sync(kAllLanes, word, 1);
   word |= __shfl_xor_sync(kAllLanes, word, 2);
   if (threadIdx.x % 4 == 0 && word != 0) {
-    const int64_t tile = image * (chunk.size / kTileBoxes) + row_tile;
-    w.masks[tile * chunk.size + place - chunk.begin] = word;
+    const int64_t box = image * chunk.size + place - chunk.begin;
+    w.masks[box * (chunk.size / kTileBoxes) + row_tile] = word;
     atomicOr(&w.summaries[start + place], 1ull << row_tile);
   }
 }
@@ -75,28 +75,31 @@ struct Bits {
   }
 };
 
-// What a lane looks at of a box: its words for every kLanesPerBox-th of the earlier tiles. Of most boxes in a
-// dense scene there is none.
+// What a lane looks at of a box: its words for every kLanesPerBox-th tile. Of most boxes in a dense scene
+// there is none. The block spends its time on instructions, with these loops unrolled and four warps a
+// scheduler: so offsets are constants, and nothing is moved from one tile to the next.
 struct Suppressors {
   bool is_open, any;
   uint64_t own;  // of the box's own tile; in the first lane alone
   uint64_t words[kWordsPerLane];
 
-  // `words_of_box`: one for each tile, `stride` apart; those that the summary does not name do not exist.
-  __device__ void load(bool open, const uint64_t* words_of_box, int64_t stride, uint64_t summary, int tile) {
+  // `words_of_box`: one for each tile; those that the summary does not name do not exist. No box of the own
+  // tile is kept yet, so its word may be among them.
+  __device__ void load(bool open, const uint64_t* words_of_box, uint64_t summary, int tile) {
     const int lane = int(threadIdx.x) % kLanesPerBox;
     is_open = open;
     any = false;
     own = 0;
     if (summary == 0) return;
-    if (lane == 0 && (summary >> tile & 1)) own = words_of_box[tile * stride];
-    const uint64_t named = (summary & ((uint64_t(1) << tile) - 1)) >> lane & kEveryLaneth;
-    any = named != 0;
+    if (lane == 0 && (summary >> tile & 1)) own = words_of_box[tile];
+    const unsigned named[] = {unsigned(summary) >> lane, unsigned(summary >> 32) >> lane};
+    any = ((named[0] | named[1]) & kEveryLaneth) != 0;
     if (!any) return;
-    words_of_box += lane * stride;
+    words_of_box += lane;
 #pragma unroll
     for (int k = 0; k < kWordsPerLane; ++k) {
-      words[k] = named >> (k * kLanesPerBox) & 1 ? words_of_box[k * kLanesPerBox * stride] : 0;
+      const int bit = k * kLanesPerBox;
+      words[k] = named[bit / 32] & (1u << (bit % 32)) ? words_of_box[bit] : 0;
     }
   }
   __device__ bool meet(const Bits& kept) const {
@@ -166,10 +169,12 @@ __global__ void __launch_bounds__(kReduceThreads)
   const int present = int(min(chunk.size, w.valid[image] - chunk.begin));
   const int64_t kept_before = args.kept[image], room = args.max_output - kept_before;
   const int thread = threadIdx.x, box_in_tile = thread / kLanesPerBox;
-  const uint64_t* masks = w.masks + image * chunk.size * (chunk.size / kTileBoxes);
+  const int tiles = int(chunk.size) / kTileBoxes;
+  const uint64_t* masks = w.masks + image * chunk.size * tiles;
   for (int word = thread; word < kMaxWords; word += kReduceThreads) kept.words[word] = 0;
   if (thread == 0) num_kept = 0;
-  for (int box = thread; box < kMaxChunk; box += kReduceThreads) {
+  for (int first = 0; first < present; first += kReduceThreads) {
+    const int box = first + thread;
     const bool exists = box < present;
     const uint64_t named = exists ? w.summaries[start + box] : 0;
     const unsigned is_open = __ballot_sync(kAllLanes, exists && !w.removed[start + box]);
@@ -182,15 +187,10 @@ __global__ void __launch_bounds__(kReduceThreads)
   const auto load = [&](int tile, Suppressors* to) {
     const int box = tile * kTileBoxes + box_in_tile;
     const bool is_open = tile * kTileBoxes < present && undecided.has(box);
-    to->load(is_open, masks + box, chunk.size, is_open ? summaries[box] : 0, tile);
+    to->load(is_open, masks + box * tiles, is_open ? summaries[box] : 0, tile);
   };
-#pragma unroll
-  for (int k = 0; k < kTilesAhead; ++k) load(k, &ahead[k]);
-  for (int tile = 0; tile * kTileBoxes < present; ++tile) {
-    const Suppressors mine = ahead[0];
-#pragma unroll
-    for (int k = 1; k < kTilesAhead; ++k) ahead[k - 1] = ahead[k];
-    load(tile + kTilesAhead, &ahead[kTilesAhead - 1]);
+  // Decides a tile and returns whether there is more to do; then `mine` has the tile kTilesAhead later.
+  const auto decide = [&](int tile, Suppressors& mine) {
     bool is_suppressed = mine.meet(kept);
     for (int flip = 1; flip < kLanesPerBox; flip *= 2) {
       is_suppressed |= bool(__shfl_xor_sync(kAllLanes, int(is_suppressed), flip));
@@ -199,6 +199,7 @@ __global__ void __launch_bounds__(kReduceThreads)
       open[box_in_tile] = mine.is_open && !is_suppressed;
       own[box_in_tile] = mine.own;
     }
+    load(tile + kTilesAhead, &mine);
     __syncthreads();
     if (thread < 32) {
       const bool are_open[] = {open[thread], open[thread + 32]};
@@ -211,7 +212,14 @@ __global__ void __launch_bounds__(kReduceThreads)
       }
     }
     __syncthreads();
-    if (num_kept >= room) break;
+    return (tile + 1) * kTileBoxes < present && num_kept < room;
+  };
+#pragma unroll
+  for (int k = 0; k < kTilesAhead; ++k) load(k, &ahead[k]);
+  bool goes_on = true;
+  for (int tile = 0; goes_on; tile += kTilesAhead) {
+#pragma unroll
+    for (int k = 0; k < kTilesAhead; ++k) goes_on = goes_on && decide(tile + k, ahead[k]);
   }
   __syncthreads();  // all have read num_kept
 

@@ -32,7 +32,7 @@ struct Workspace {
   uint8_t* removed;               // [batch, n] by place: suppressed by a box of an earlier chunk
   unsigned long long* summaries;  // [batch, n] by place: which tiles of the chunk suppress the box
   int64_t* valid;                 // [batch]: boxes that take part; they have the first places
-  uint64_t* masks;                // [batch, tiles, chunk]: which boxes of a tile suppress the box
+  uint64_t* masks;                // [batch, chunk, tiles]: which boxes of a tile suppress the box
   uint32_t* chunk_kept;           // [batch, chunk]: places that the chunk kept
   int* num_chunk_kept;            // [batch]
   void* sort;                     // as much as sort_bytes says; last, so that its size moves nothing
