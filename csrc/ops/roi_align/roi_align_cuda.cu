@@ -2,8 +2,8 @@
 //
 // taps: which cells every bin reads, with what weights (taps_cuda.h).
 // forward: a block pools one RoI, a thread one bin for one pack of channels. Channels last: a pack is 16
-//   bytes, neighbouring threads take neighbouring packs and a warp reads whole lines. NCHW: neighbouring
-//   threads take neighbouring bins of one channel. Cost: every cell of every bin's taps is read once.
+//   bytes, neighbouring threads take neighbouring packs and a warp reads whole lines. NCHW: a pack is a few
+//   planes, neighbouring threads take neighbouring bins. Cost: every cell of every bin's taps is read once.
 // backward: as cuda/gradient_tile.h says, over the tiles of all levels at once; a RoI gives a cell of the
 //   tile the gradients of the bins that read it, times their weights.
 //
@@ -48,7 +48,8 @@ __global__ void __launch_bounds__(kThreads)
       const T* row = features + rows.cell[r] * level.width * cell_stride;
       C row_sum[kPack] = {};
       for (int c = first_column; c < last_column; ++c) {
-        const auto pack = *reinterpret_cast<const Pack<T, kPack>*>(row + columns.cell[c] * cell_stride);
+        const T* cell = row + columns.cell[c] * cell_stride;
+        const auto pack = load_channels<kPack, kChannelsLast>(cell, plane);
         const C weight = columns.weight[c];
         for (int k = 0; k < kPack; ++k) row_sum[k] += widen(pack.values[k]) * weight;
       }
@@ -57,7 +58,9 @@ __global__ void __launch_bounds__(kThreads)
   }
   Pack<T, kPack> output;
   for (int k = 0; k < kPack; ++k) output.values[k] = narrow<T>(sum[k]);
-  static_cast<Pack<T, kPack>*>(args.output)[n * (packs * bins) + item] = output;
+  const int64_t to =
+      n * args.channels * bins + (kChannelsLast ? int64_t(item) * kPack : channel * bins + bin);
+  store_channels<kPack, kChannelsLast>(output, static_cast<T*>(args.output) + to, bins);
 }
 
 // A staged bin: the weights of its taps in the tile, for the rows and columns of which there is one. A bin
@@ -259,7 +262,10 @@ Status roi_align_cuda(const RoiAlignArgs& args, void* workspace, Stream stream) 
     WorkspaceCursor cursor(workspace);
     const auto taps = lay_out_taps<compute_t<T>>(args, cursor);
     FASTRPN_TRY(launch_roi_align_taps(args, taps, stream));
-    if (!args.channels_last) return launch_roi_align_forward<T, 1, false>(args, taps, stream);
+    if (!args.channels_last) {
+      return args.channels % kPlanes == 0 ? launch_roi_align_forward<T, kPlanes, false>(args, taps, stream)
+                                          : launch_roi_align_forward<T, 1, false>(args, taps, stream);
+    }
     return is_packable(args, kPack) ? launch_roi_align_forward<T, kPack, true>(args, taps, stream)
                                     : launch_roi_align_forward<T, 1, true>(args, taps, stream);
   });

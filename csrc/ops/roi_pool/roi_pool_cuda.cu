@@ -2,8 +2,8 @@
 //
 // plan: the borders of every RoI's bins, computed once, one thread a RoI.
 // forward: a block pools one RoI, a thread one bin for one pack of channels. Channels last: a pack is 16
-//   bytes, neighbouring threads take neighbouring packs and a warp reads whole lines. NCHW: neighbouring
-//   threads take neighbouring bins of one channel, which share cache lines. Outputs are written in order.
+//   bytes, neighbouring threads take neighbouring packs and a warp reads whole lines. NCHW: a pack is a few
+//   planes, neighbouring threads take neighbouring bins, which share cache lines.
 //   Cost: every cell of every bin is read once.
 // backward: as cuda/gradient_tile.h says; a RoI gives a tile the gradients of the bins whose maximum lies in
 //   it. A bin is read by every tile it touches.
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads) roi_pool_forward_kernel(RoiPoolArgs 
     const T* row = features + y * args.width * cell_stride;
     unsigned cell = unsigned(y) * unsigned(args.width) + unsigned(x_begin);  // fits where argmax is wanted
     for (int x = x_begin; x < x_end; ++x, ++cell) {
-      const auto pack = *reinterpret_cast<const Pack<T, kPack>*>(row + x * cell_stride);
+      const auto pack = load_channels<kPack, kChannelsLast>(row + x * cell_stride, channel_stride);
       for (int k = 0; k < kPack; ++k) {
         const C value = widen(pack.values[k]);
         if (value > best[k]) {
@@ -117,16 +117,18 @@ __global__ void __launch_bounds__(kThreads) roi_pool_forward_kernel(RoiPoolArgs 
     }
   }
 
-  const int64_t to = n * (packs * bins) + item;
+  const int64_t to =
+      n * args.channels * bins + (kChannelsLast ? int64_t(item) * kPack : channel * bins + bin);
   Pack<T, kPack> output;
   for (int k = 0; k < kPack; ++k) output.values[k] = narrow<T>(best[k]);
-  static_cast<Pack<T, kPack>*>(args.output)[to] = output;
+  store_channels<kPack, kChannelsLast>(output, static_cast<T*>(args.output) + to, bins);
   if (args.argmax == nullptr) return;
   constexpr int kStore = kPack < 4 ? kPack : 4;  // 16 bytes, where there are as many
   for (int k = 0; k < kPack; k += kStore) {
     Pack<int32_t, kStore> cells;
     for (int i = 0; i < kStore; ++i) cells.values[i] = at[k + i];
-    *reinterpret_cast<Pack<int32_t, kStore>*>(args.argmax + to * kPack + k) = cells;
+    int32_t* at_to = args.argmax + to + (kChannelsLast ? k : int64_t(k) * bins);
+    store_channels<kStore, kChannelsLast>(cells, at_to, bins);
   }
 }
 
@@ -275,7 +277,10 @@ Status roi_pool_cuda(const RoiPoolArgs& args, void* workspace, Stream stream) {
     constexpr int kPack = 16 / sizeof(T);
     const bool packs = args.channels % kPack == 0 && is_aligned(args.features) && is_aligned(args.output) &&
                        is_aligned(args.argmax);
-    if (!args.channels_last) return launch_roi_pool_forward<T, 1, false>(args, plan, stream);
+    if (!args.channels_last) {
+      return args.channels % kPlanes == 0 ? launch_roi_pool_forward<T, kPlanes, false>(args, plan, stream)
+                                          : launch_roi_pool_forward<T, 1, false>(args, plan, stream);
+    }
     return packs ? launch_roi_pool_forward<T, kPack, true>(args, plan, stream)
                  : launch_roi_pool_forward<T, 1, true>(args, plan, stream);
   });
