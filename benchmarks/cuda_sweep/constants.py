@@ -94,7 +94,7 @@ CONSTANTS = [
         *("4", "1", "2", "32"),
     ),
     of_one(
-        *("nms", "first_chunk_of", WORKSPACE, "ceil_div({} * args.max_output, int64_t(kTileBoxes))"),
+        *("nms", "first_chunk_of", WORKSPACE, "ceil_div({} * args.max_output, int64_t"),
         *("4", "2", "8", "16"),
     ),
     of_one("nms", "kThreads", WORKSPACE, "constexpr int kThreads = {};", "256", "128", "512"),

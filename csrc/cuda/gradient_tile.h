@@ -143,28 +143,28 @@ __device__ __forceinline__ void prepare_bin(GradientStage<C>& stage, const Sourc
   stage.from[slot] = source.prepare(first + stage.roi[low], row, column, slot);
 }
 
-// Loads what `count` bins have at from[slot], for each channel of the block, `stride` apart, and calls
-// put(slot, lane, value). Neighbouring threads take neighbouring channels, channels last, or else bins.
-template <bool kChannelsLast, typename C, typename T, typename Put>
-__device__ __forceinline__ void load_stage(const GradientStage<C>& stage, int count, const T* data,
-                                           int64_t stride, int64_t lanes, const Put& put) {
+// Where a value of a staged bin lies. One that does not exist has the place of the last, from where it may be
+// loaded: a load that waits for no condition can be on its way with others.
+struct StagePlace {
+  int slot, lane;
+  bool exists;
+};
+
+// Deals out the values of `count` bins, for each channel of the block, among its threads, and calls
+// visit(place) for kAhead at a time, where place(k) is the k-th. Neighbouring threads take neighbouring
+// channels, channels last, or else bins.
+template <bool kChannelsLast, typename C, typename Visit>
+__device__ __forceinline__ void for_places(int count, int64_t lanes, const Visit& visit) {
   constexpr int kThreads = kTileChannels<C>;
   const int thread = threadIdx.x;
   // Channels last, step i is slot i and lane `thread`; else the other way round.
-  const int64_t steps = kChannelsLast ? count : min(lanes, int64_t(kThreads));
+  const int steps = kChannelsLast ? count : int(min(lanes, int64_t(kThreads)));
   const bool is_busy = thread < (kChannelsLast ? lanes : count);
   for (int first = 0; first < steps && is_busy; first += kAhead) {
-    T value[kAhead];
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
-      const int slot = kChannelsLast ? first + k : thread, lane = kChannelsLast ? thread : first + k;
-      value[k] = first + k < steps ? data[stage.from[slot] + lane * stride] : T();
-    }
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
-      if (first + k < steps)
-        put(kChannelsLast ? first + k : thread, kChannelsLast ? thread : first + k, value[k]);
-    }
+    visit([&](int k) {
+      const int step = min(first + k, steps - 1);
+      return StagePlace{kChannelsLast ? step : thread, kChannelsLast ? thread : step, first + k < steps};
+    });
   }
 }
 

@@ -70,7 +70,7 @@ def test_nan_logits_and_boxes_are_dropped():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("wanted", [1, 2048, 2049, 5000])
 def test_levels_of_several_tiles(dtype, wanted):
-    """Few distinct logits, so that ties at the border lie in several tiles: the first anchors win."""
+    """Few distinct logits: ties at the border lie in several tiles, and the first anchors win."""
     inputs = random_inputs(2, 4500, dtype)
     inputs[0][:] = inputs[0].round()
     options = {"pre_nms_top_n": wanted, "post_nms_top_n": 50, "nms_threshold": 0.3}

@@ -134,9 +134,20 @@ struct AlignSource {
   }
 
   __device__ void load(GradientStage<C>& stage, int count) const {
-    const int64_t all = int64_t(taps.pooled_height) * taps.pooled_width;
-    load_stage<kChannelsLast>(stage, count, grads, kChannelsLast ? 1 : all, lanes,
-                              [&](int slot, int lane, T value) { stage.grads[slot][lane] = widen(value); });
+    const int64_t stride = kChannelsLast ? 1 : int64_t(taps.pooled_height) * taps.pooled_width;
+    for_places<kChannelsLast, C>(count, lanes, [&](const auto& place) {
+      T grad[kAhead];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const auto [slot, lane, exists] = place(k);
+        grad[k] = grads[stage.from[slot] + lane * stride];
+      }
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const auto [slot, lane, exists] = place(k);
+        if (exists) stage.grads[slot][lane] = widen(grad[k]);
+      }
+    });
   }
 
   __device__ void add(const GradientStage<C>& stage, int slot) {

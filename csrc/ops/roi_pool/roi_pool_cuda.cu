@@ -6,7 +6,7 @@
 //   planes, neighbouring threads take neighbouring bins, which share cache lines.
 //   Cost: every cell of every bin is read once.
 // backward: as cuda/gradient_tile.h says; a RoI gives a tile the gradients of the bins whose maximum lies in
-//   it. A bin is read by every tile it touches.
+//   it. The winners of a bin are read by every tile it touches, each gradient by its winner's tile alone.
 //
 // Numerics: maxima are exact; gradients are summed in float (float64: double) and rounded once. Equal to the
 // CPU kernels bit for bit.
@@ -143,7 +143,7 @@ struct PoolSource {
   const T* grads;  // of the block's first channel
   const int32_t* argmax;
   int64_t channels, lanes;
-  int image, width, tile_y, tile_x;
+  int image, height, width, tile_y, tile_x;
   Sums* sums;        // [kCells + 1], shared; the last for bins whose maximum lies elsewhere
   Winners* winners;  // [slot], shared: the cell of the tile in which the maximum lies
 
@@ -169,24 +169,43 @@ struct PoolSource {
     return n * channels * all + (ph * plan.pooled_width + pw) * (kChannelsLast ? channels : 1);
   }
 
-  // The cell of the tile, or kCells. Comparisons take the place of a division by the width.
-  __device__ uint8_t cell_of(int at) const {
-    int64_t column = int64_t(at) - int64_t(tile_y) * width;
-    if (at < 0 || column < 0 || column >= int64_t(kSide) * width) return kCells;
-    int row = 0;
-    for (int k = 1; k < kSide; ++k) {
-      if (column < width) break;
-      column -= width;
-      ++row;
+  // The cell of the tile in which the maximum lies, or kCells. Numbers of 32 bits, and for each row of the
+  // tile a comparison: there are as many of these as gradients.
+  __device__ int cell_of(int32_t at) const {
+    const unsigned from_first = unsigned(at) - (unsigned(tile_y) * unsigned(width) + unsigned(tile_x));
+    const unsigned columns = unsigned(min(kSide, width - tile_x));  // of the tile, on the map
+    int cell = kCells;
+#pragma unroll
+    for (int row = 0; row < kSide; ++row) {
+      const unsigned column = from_first - unsigned(row) * unsigned(width);
+      if (column < columns && tile_y + row < height) cell = row * kSide + int(column);
     }
-    return is_in_tile(int(column), tile_x) ? uint8_t(row * kSide + int(column) - tile_x) : kCells;
+    return at < 0 ? kCells : cell;
   }
   __device__ void load(GradientStage<C>& stage, int count) const {
     const int64_t stride = kChannelsLast ? 1 : int64_t(plan.pooled_height) * plan.pooled_width;
-    load_stage<kChannelsLast>(stage, count, argmax, stride, lanes,
-                              [&](int slot, int lane, int32_t at) { winners[slot][lane] = cell_of(at); });
-    load_stage<kChannelsLast>(stage, count, grads, stride, lanes,
-                              [&](int slot, int lane, T value) { stage.grads[slot][lane] = widen(value); });
+    for_places<kChannelsLast, C>(count, lanes, [&](const auto& place) {
+      int32_t at[kAhead];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const auto [slot, lane, exists] = place(k);
+        at[k] = argmax[stage.from[slot] + lane * stride];
+      }
+      T grad[kAhead];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const auto [slot, lane, exists] = place(k);
+        at[k] = cell_of(at[k]);
+        grad[k] = at[k] != kCells ? grads[stage.from[slot] + lane * stride] : T();
+      }
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const auto [slot, lane, exists] = place(k);
+        if (!exists) continue;
+        winners[slot][lane] = uint8_t(at[k]);
+        stage.grads[slot][lane] = widen(grad[k]);
+      }
+    });
   }
   __device__ void add(const GradientStage<C>& stage, int slot) {
     sums[winners[slot][threadIdx.x]][threadIdx.x] += stage.grads[slot][threadIdx.x];
@@ -214,6 +233,7 @@ __global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
                 channels,
                 channels - first_channel,
                 int(blockIdx.z),
+                int(args.height),
                 width,
                 tile_y,
                 tile_x,
