@@ -14,7 +14,7 @@ from benchmarks.scenes import FPN_LEVELS, anchor_grid
 from benchmarks.tables import table
 from fastrpn import ops
 
-TILE, POOLED, SAMPLES = 4, 7, 2  # as in core/gradient_tile.h and cuda_roi_cases.py
+TILE, POOLED, SAMPLES = 4, 7, 2  # as in cuda/gradient_tile.h and cuda_roi_cases.py
 MAPS = [((1, 512, 38, 50), 1 / 16), ((1, 256, 200, 272), 1 / 4)]
 ROIS = 2000
 

@@ -24,8 +24,8 @@ OUTPUT = ROOT / "benchmarks" / "results" / "kernel_resources.md"
 
 # Kernel name -> why its spills do no harm.
 KNOWN_SPILLS = {
-    "match_anchors: label_kernel<double>": "8 bytes around the call that divides doubles",
-    "roi_pool: forward_kernel<double, 2, true>": "4 bytes, for a type that is used in tests only",
+    "match_anchors: match_label_kernel<double>": "8 bytes around the call that divides doubles",
+    "roi_pool: roi_pool_forward_kernel<double, 2, true>": "4 bytes, for a type of tests only",
     "box_iou: box_iou_kernel<double, 1, true>": "40 bytes around the call that divides doubles",
     "box_iou: box_iou_kernel<bfloat16_t, 4, true>": "8 bytes around the slow path of a division",
 }
@@ -75,7 +75,7 @@ def parse(text: str, op: str) -> dict[str, Resources]:
 
 
 def readable(mangled: str) -> str:
-    """`forward_kernel<half_t, 8, true>` from a mangled name, without namespaces and parameters."""
+    """`box_iou_kernel<half_t, 4, true>` of a mangled name: no namespaces, no parameters."""
     name = subprocess.run(["c++filt", mangled], capture_output=True, text=True).stdout.strip()
     name = re.sub(r"\(anonymous namespace\)::|_GLOBAL__N__\w+::|fastrpn::|^void ", "", name)
     depth, end = 0, len(name)
@@ -173,7 +173,7 @@ def compile_all(nvcc: str, archs: list[str]) -> Kernels:
     """Resources of every kernel on every architecture."""
     kernels: Kernels = defaultdict(dict)
     for arch in archs:
-        for source in sorted((ROOT / "csrc" / "core").glob("*/*_cuda.cu")):
+        for source in sorted((ROOT / "csrc" / "ops").glob("*/*_cuda.cu")):
             op = source.name.removesuffix("_cuda.cu")
             for name, resources in parse(compile_source(nvcc, source, arch), op).items():
                 kernels[name][arch] = resources

@@ -1,6 +1,6 @@
 """How many pairs NMS on CUDA tests in its sweeps: `python -m benchmarks.sweep_pairs`.
 
-Counts, on the CPU, what csrc/core/nms/nms_sweep.h would do for the scenes of the benchmarks: the
+Counts, on the CPU, what csrc/ops/nms/sweep_cuda.h would do for the scenes of the benchmarks: the
 pairs of open later boxes and boxes that a chunk kept, the tests of a block's region that take their
 place, and the pairs that those leave.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.inputs import dense_boxes, rpn_boxes
 from fastrpn import ops
 
-CHUNK, BLOCK, ORDERED = 4096, 256, 4 * 4096  # as in nms_workspace.h
+CHUNK, BLOCK, ORDERED = 4096, 256, 4 * 4096  # as in ops/nms/workspace_cuda.h
 
 
 def count(boxes: Tensor, scores: Tensor, threshold: float) -> tuple[int, int, int]:

@@ -118,7 +118,8 @@ def test_the_sources_hold_the_chosen_constants():
 
 
 def test_a_constant_that_the_sources_no_longer_hold_is_reported():
-    gone = constants.of_one("nms", "k", "nms/nms_chunk.h", "constexpr int kGone = {};", "1", "2")
+    line = "constexpr int kGone = {};"
+    gone = constants.of_one("nms", "k", "ops/nms/chunk_cuda.h", line, "1", "2")
     with pytest.raises(ValueError, match=r"kGone = 1;' occurs 0 times"):
         constants.Instance("nms", gone, ("2",)).sources()
 

@@ -7,7 +7,7 @@ nothing of it, and no library that is installed holds one.
 from dataclasses import dataclass
 from pathlib import Path
 
-CORE = Path(__file__).resolve().parents[2] / "csrc" / "core"
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Constant:
     """One choice of an op.
 
     Attributes:
-        op: whose instances it makes, as the folder in csrc/core.
+        op: whose instances it makes, as the folder in csrc/ops.
         name: as in the source, or what it decides.
-        text: {file under csrc/core: the line that holds the value, with {} for it}; the files have
+        text: {file under csrc: the line that holds the value, with {} for it}; the files have
             their values in this order.
         chosen: the values that the sources hold.
         others: the values to try instead.
@@ -49,7 +49,7 @@ class Instance:
         return "-".join(parts).replace(" ", "").replace("*", "x")
 
     def sources(self) -> dict[str, str]:
-        """{file under csrc/core: its text with the change}.
+        """{file under csrc: its text with the change}.
 
         Raises:
             ValueError: the sources do not hold the chosen value, in that line, once.
@@ -59,7 +59,7 @@ class Instance:
             return changed
         constant = self.constant
         for (file, line), old, new in zip(constant.text, constant.chosen, self.values, strict=True):
-            text = changed.get(file) or (CORE / file).read_text()
+            text = changed.get(file) or (CSRC / file).read_text()
             found = text.count(line.format(old))
             if found != 1:
                 raise ValueError(f"{file}: {line.format(old)!r} occurs {found} times, not once")
@@ -73,16 +73,16 @@ def of_one(op: str, name: str, file: str, line: str, chosen: str, *others: str, 
 
 
 def threads(op: str, chosen: str, *others: str, only: str = "") -> Constant:
-    file = f"{op}/{op}_cuda.cu"
+    file = f"ops/{op}/{op}_cuda.cu"
     return of_one(op, "kThreads", file, "constexpr int kThreads = {};", chosen, *others, only=only)
 
 
 def gradient_tile(op: str, name: str, chosen: str, *others: str) -> Constant:
     line = f"constexpr int {name} = {{}};"
-    return of_one(op, name, "gradient_tile.h", line, chosen, *others, only="backward")
+    return of_one(op, name, "cuda/gradient_tile.h", line, chosen, *others, only="backward")
 
 
-WORKSPACE = "nms/nms_workspace.h"
+WORKSPACE = "ops/nms/workspace_cuda.h"
 CONSTANTS = [
     of_one("nms", "kMaxChunk", WORKSPACE, "constexpr int kMaxChunk = {};", "4096", "1024", "2048"),
     of_one(
@@ -94,32 +94,32 @@ CONSTANTS = [
         *("4", "1", "2", "32"),
     ),
     of_one(
-        *("nms", "first_chunk_of", WORKSPACE, "ceil_div({} * args.max_output, int64_t(kTile))"),
+        *("nms", "first_chunk_of", WORKSPACE, "ceil_div({} * args.max_output, int64_t"),
         *("4", "2", "8", "16"),
     ),
     of_one("nms", "kThreads", WORKSPACE, "constexpr int kThreads = {};", "256", "128", "512"),
     of_one(
-        *("nms", "kReduceThreads", "nms/nms_chunk.h", "constexpr int kReduceThreads = {};"),
+        *("nms", "kReduceThreads", "ops/nms/chunk_cuda.h", "constexpr int kReduceThreads = {};"),
         *("512", "256", "1024"),
     ),
     of_one(
-        *("nms", "kThreadsPerRow", "nms/nms_order.h", "constexpr int kThreadsPerRow = {};"),
+        *("nms", "kThreadsPerRow", "ops/nms/order_cuda.h", "constexpr int kThreadsPerRow = {};"),
         *("8", "4", "16", "32"),
     ),
     of_one(
-        *("nms", "kSweepRound", "nms/nms_sweep.h", "constexpr int kSweepRound = {};"),
+        *("nms", "kSweepRound", "ops/nms/sweep_cuda.h", "constexpr int kSweepRound = {};"),
         *("1024", "256", "512"),
     ),
     of_one(
-        *("nms", "kSweepBlocks", "nms/nms_sweep.h", "constexpr int64_t kSweepBlocks = {};"),
+        *("nms", "kSweepBlocks", "ops/nms/sweep_cuda.h", "constexpr int64_t kSweepBlocks = {};"),
         *("1024", "256", "4096"),
     ),
     of_one(
-        *("nms", "kTilesAhead", "nms/nms_chunk.h", "constexpr int kTilesAhead = {};"),
+        *("nms", "kTilesAhead", "ops/nms/chunk_cuda.h", "constexpr int kTilesAhead = {};"),
         *("2", "1", "3"),
     ),
     of_one(
-        *("box_iou", "kRowsPerThread", "box_iou/box_iou_cuda.cu"),
+        *("box_iou", "kRowsPerThread", "ops/box_iou/box_iou_cuda.cu"),
         *("constexpr int kRowsPerThread = {};", "8", "2", "4", "16", "32"),
     ),
     threads("box_iou", "256", "128", "512"),

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.cuda_sweep.constants import CORE, Instance
+from benchmarks.cuda_sweep.constants import CSRC, Instance
 
-sys.path.insert(0, str(CORE.parents[1] / "tests"))  # which is no package
+sys.path.insert(0, str(CSRC.parent / "tests"))  # which is no package
 from cuda_on_cpu import harness  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -41,10 +41,10 @@ def build(instances: list[Instance], is_dry: bool) -> dict[Instance, Path]:
     """
     folder = BUILD / ("cpu" if is_dry else "cuda")
     plan = cpu_rules() if is_dry else cuda_rules()
-    shared = [*(HARNESS if is_dry else []), CORE / "device_sort.cu", HERE / "run_instance.cpp"]
+    shared = [*(HARNESS if is_dry else []), CSRC / "cuda" / "sort.cu", HERE / "run_instance.cpp"]
     for source in shared:
         kind = "kernel" if source.suffix == ".cu" else "host"
-        plan += [f"build shared/{source.name}.o: {kind} {source}", f"  changed = {CORE.parent}"]
+        plan += [f"build shared/{source.name}.o: {kind} {source}", f"  changed = {CSRC}"]
     plan += rule("cpu", f"{CPU_COMPILER} -MMD -MF $out.d -c $in -o $out")
     for op in dict.fromkeys(instance.op for instance in instances):
         plan += [f"build {source.stem}.o: cpu {source}" for source in harness.cpu_sources(op)]
@@ -96,12 +96,12 @@ def rule(name: str, command: str) -> list[str]:
 
 def edges(instance: Instance, folder: Path, shared: list[str]) -> list[str]:
     """ninja's lines for one instance; its changed sources are written beside."""
-    name, kernel = instance.name, f"{instance.op}/{instance.op}_cuda.cu"
+    name, kernel = instance.name, f"ops/{instance.op}/{instance.op}_cuda.cu"
     changed = folder / name
     sources = instance.sources()
     for file, text in sources.items():
-        write(changed / "core" / file, text)
-    source = (changed / "core" if kernel in sources else CORE) / kernel
+        write(changed / file, text)
+    source = (changed if kernel in sources else CSRC) / kernel
     run = f"run_{instance.op}.cpp"
     objects = [f"{name}.o", f"{name}_run.o", *shared]
     objects += [f"{source.stem}.o" for source in harness.cpu_sources(instance.op)]

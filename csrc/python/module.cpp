@@ -4,7 +4,7 @@
 #include <sstream>
 #include <string>
 
-#include "core/simd.h"
+#include "cpu/simd.h"
 #include "python/numpy_ops.h"
 
 namespace py = pybind11;

@@ -7,9 +7,9 @@
 #include <tuple>
 #include <utility>
 
-#include "core/box_iou/box_iou.h"
-#include "core/nms/nms.h"
-#include "core/soft_nms/soft_nms.h"
+#include "ops/box_iou/box_iou.h"
+#include "ops/nms/nms.h"
+#include "ops/soft_nms/soft_nms.h"
 
 namespace py = pybind11;
 

@@ -1,30 +1,15 @@
-#include "core/generate_proposals/generate_proposals.h"
+#include "ops/generate_proposals/generate_proposals.h"
 
 #include <tuple>
 #include <vector>
 
-#include "torch/tensor.h"
+#include "torch/op.h"
 
 namespace fastrpn {
 namespace {
 
-// Runs the kernel on the device of `objectness`.
-using Launch = void (*)(const GenerateProposalsArgs& args, const Tensor& objectness);
-
-void launch_cpu(const GenerateProposalsArgs& args, const Tensor&) {
-  FASTRPN_CPU(generate_proposals_cpu)(args, torch_parallel_for());
-}
-
-#if defined(FASTRPN_WITH_CUDA)
-void launch_cuda(const GenerateProposalsArgs& args, const Tensor& objectness) {
-  const torch::stable::accelerator::DeviceGuard guard(objectness.get_device_index());
-  const Stream stream = current_stream(objectness);  // first: it says what is wrong with a driver
-  size_t bytes = 0;
-  check_status(generate_proposals_workspace_bytes(args, &bytes), "generate_proposals");
-  Tensor workspace = new_empty_tensor({int64_t(bytes)}, ScalarType::Byte, objectness);
-  check_status(generate_proposals_cuda(args, workspace.mutable_data_ptr(), stream), "generate_proposals");
-}
-#endif
+FASTRPN_DEFINE_RUN(generate_proposals, GenerateProposalsArgs, generate_proposals_workspace_bytes,
+                   generate_proposals_cuda)
 
 void check_inputs(const Tensor& objectness, const Tensor& deltas, const Tensor& anchors,
                   const Tensor& image_sizes, const std::vector<int64_t>& anchors_per_level) {
@@ -58,7 +43,6 @@ void check_inputs(const Tensor& objectness, const Tensor& deltas, const Tensor& 
   STD_TORCH_CHECK(num_anchors < UINT32_MAX, "at most 2^32 - 2 anchors");
 }
 
-template <Launch launch>
 std::tuple<Tensor, Tensor, Tensor> generate_proposals(Tensor objectness, Tensor deltas, Tensor anchors,
                                                       Tensor image_sizes, int64_t pre_nms_top_n,
                                                       int64_t post_nms_top_n, double nms_threshold,
@@ -96,19 +80,11 @@ std::tuple<Tensor, Tensor, Tensor> generate_proposals(Tensor objectness, Tensor 
   args.proposals = proposals.mutable_data_ptr();
   args.scores = scores.mutable_data_ptr();
   args.counts = static_cast<int64_t*>(counts.mutable_data_ptr());
-  launch(args, objectness);
+  run_generate_proposals(args, objectness);
   return {proposals, scores, counts};
 }
 
 }  // namespace
 }  // namespace fastrpn
 
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) {
-  m.impl("generate_proposals", TORCH_BOX(&fastrpn::generate_proposals<fastrpn::launch_cpu>));
-}
-
-#if defined(FASTRPN_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CUDA, m) {
-  m.impl("generate_proposals", TORCH_BOX(&fastrpn::generate_proposals<fastrpn::launch_cuda>));
-}
-#endif
+FASTRPN_IMPL(m) { m.impl("generate_proposals", TORCH_BOX(&fastrpn::generate_proposals)); }

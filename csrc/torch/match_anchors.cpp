@@ -1,28 +1,13 @@
-#include "core/match_anchors/match_anchors.h"
+#include "ops/match_anchors/match_anchors.h"
 
 #include <tuple>
 
-#include "torch/tensor.h"
+#include "torch/op.h"
 
 namespace fastrpn {
 namespace {
 
-// Runs the kernel on the device of `anchors`.
-using Launch = void (*)(const MatchAnchorsArgs& args, const Tensor& anchors);
-
-void launch_cpu(const MatchAnchorsArgs& args, const Tensor&) {
-  FASTRPN_CPU(match_anchors_cpu)(args, torch_parallel_for());
-}
-
-#if defined(FASTRPN_WITH_CUDA)
-void launch_cuda(const MatchAnchorsArgs& args, const Tensor& anchors) {
-  const torch::stable::accelerator::DeviceGuard guard(anchors.get_device_index());
-  Tensor workspace =
-      new_empty_tensor({int64_t(match_anchors_workspace_bytes(args))}, ScalarType::Byte, anchors);
-  check_status(match_anchors_cuda(args, workspace.mutable_data_ptr(), current_stream(anchors)),
-               "match_anchors");
-}
-#endif
+FASTRPN_DEFINE_RUN(match_anchors, MatchAnchorsArgs, match_anchors_workspace_bytes, match_anchors_cuda)
 
 void check_inputs(const Tensor& anchors, const Tensor& gt_boxes, const Tensor& gt_counts,
                   const std::optional<Tensor>& valid) {
@@ -46,7 +31,6 @@ void check_inputs(const Tensor& anchors, const Tensor& gt_boxes, const Tensor& g
   check_same_device(*valid, "valid", anchors, "anchors");
 }
 
-template <Launch launch>
 std::tuple<Tensor, Tensor> match_anchors(Tensor anchors, Tensor gt_boxes, Tensor gt_counts, double high,
                                          double low, bool allow_low_quality, std::optional<Tensor> valid) {
   check_inputs(anchors, gt_boxes, gt_counts, valid);
@@ -77,19 +61,11 @@ std::tuple<Tensor, Tensor> match_anchors(Tensor anchors, Tensor gt_boxes, Tensor
   args.allow_low_quality = allow_low_quality;
   args.matched_gt = static_cast<int64_t*>(matched_gt.mutable_data_ptr());
   args.max_iou = max_iou.mutable_data_ptr();
-  launch(args, anchors);
+  run_match_anchors(args, anchors);
   return {matched_gt, max_iou};
 }
 
 }  // namespace
 }  // namespace fastrpn
 
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) {
-  m.impl("match_anchors", TORCH_BOX(&fastrpn::match_anchors<fastrpn::launch_cpu>));
-}
-
-#if defined(FASTRPN_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CUDA, m) {
-  m.impl("match_anchors", TORCH_BOX(&fastrpn::match_anchors<fastrpn::launch_cuda>));
-}
-#endif
+FASTRPN_IMPL(m) { m.impl("match_anchors", TORCH_BOX(&fastrpn::match_anchors)); }

@@ -1,31 +1,17 @@
 // nms, batched_nms and nms_padded: one kernel, three ways to hand out its result.
-#include "core/nms/nms.h"
+#include "ops/nms/nms.h"
 
 #include <cstring>
 #include <memory>
 #include <tuple>
 #include <utility>
 
-#include "torch/tensor.h"
+#include "torch/op.h"
 
 namespace fastrpn {
 namespace {
 
-// Runs the kernel on the device of `boxes`.
-using Launch = void (*)(const NmsArgs& args, const Tensor& boxes);
-
-void launch_cpu(const NmsArgs& args, const Tensor&) { FASTRPN_CPU(nms_cpu)(args, torch_parallel_for()); }
-
-#if defined(FASTRPN_WITH_CUDA)
-void launch_cuda(const NmsArgs& args, const Tensor& boxes) {
-  const torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
-  const Stream stream = current_stream(boxes);  // first: it says what is wrong with a driver
-  size_t bytes = 0;
-  check_status(nms_workspace_bytes(args, &bytes), "nms");
-  Tensor workspace = new_empty_tensor({int64_t(bytes)}, ScalarType::Byte, boxes);
-  check_status(nms_cuda(args, workspace.mutable_data_ptr(), stream), "nms");
-}
-#endif
+FASTRPN_DEFINE_RUN(nms, NmsArgs, nms_workspace_bytes, nms_cuda)
 
 void check_inputs(const Tensor& boxes, const Tensor& scores, bool batched) {
   const int64_t dims = batched ? 3 : 2;
@@ -84,53 +70,50 @@ Inputs check_and_prepare(const Tensor& boxes, const Tensor& scores, double iou_t
   return inputs;
 }
 
-void launch_into(Tensor& indices, Tensor& counts, Inputs& inputs, Launch launch) {
+void launch_into(Tensor& indices, Tensor& counts, Inputs& inputs) {
   inputs.args.indices = static_cast<int64_t*>(indices.mutable_data_ptr());
   inputs.args.kept = static_cast<int64_t*>(counts.mutable_data_ptr());
-  launch(inputs.args, inputs.boxes);
+  run_nms(inputs.args, inputs.boxes);
 }
 
 // The kept rows of one set of boxes, no more.
-Tensor keep_on_cpu(Inputs inputs, Launch launch) {
+Tensor keep_on_cpu(Inputs inputs) {
   // A tensor costs more than a small problem: make one only, when its size is known.
   const std::unique_ptr<int64_t[]> rows(new int64_t[inputs.args.max_output]);
   int64_t count = 0;
   inputs.args.indices = rows.get();
   inputs.args.kept = &count;
-  launch(inputs.args, inputs.boxes);
+  run_nms(inputs.args, inputs.boxes);
   Tensor indices = new_empty_tensor({count}, ScalarType::Long, inputs.boxes);
   if (count > 0) memcpy(indices.mutable_data_ptr(), rows.get(), size_t(count) * sizeof(int64_t));
   return indices;
 }
 
 // The same on CUDA, where reading the count waits for the kernel.
-Tensor keep_on_device(Inputs inputs, Launch launch) {
+Tensor keep_on_device(Inputs inputs) {
   Tensor indices = new_empty_tensor({inputs.args.max_output}, ScalarType::Long, inputs.boxes);
   Tensor counts = new_empty_tensor({1}, ScalarType::Long, inputs.boxes);
-  launch_into(indices, counts, inputs, launch);
+  launch_into(indices, counts, inputs);
   counts = torch::stable::to(counts, torch::stable::Device(torch::headeronly::DeviceType::CPU));
   return torch::stable::narrow(indices, 0, 0, *static_cast<const int64_t*>(counts.const_data_ptr()));
 }
 
 Tensor keep(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
-            double iou_threshold, Launch launch) {
+            double iou_threshold) {
   const int64_t n = boxes.dim() > 0 ? boxes.size(0) : 0;
   Inputs inputs = check_and_prepare(boxes, scores, iou_threshold, n, std::nullopt, idxs, std::nullopt, false);
   if (n == 0) return new_empty_tensor({0}, ScalarType::Long, boxes);
-  return boxes.is_cpu() ? keep_on_cpu(std::move(inputs), launch) : keep_on_device(std::move(inputs), launch);
+  return boxes.is_cpu() ? keep_on_cpu(std::move(inputs)) : keep_on_device(std::move(inputs));
 }
 
-template <Launch launch>
 Tensor nms(Tensor boxes, Tensor scores, double iou_threshold) {
-  return keep(boxes, scores, std::nullopt, iou_threshold, launch);
+  return keep(boxes, scores, std::nullopt, iou_threshold);
 }
 
-template <Launch launch>
 Tensor batched_nms(Tensor boxes, Tensor scores, Tensor idxs, double iou_threshold) {
-  return keep(boxes, scores, idxs, iou_threshold, launch);
+  return keep(boxes, scores, idxs, iou_threshold);
 }
 
-template <Launch launch>
 std::tuple<Tensor, Tensor> nms_padded(Tensor boxes, Tensor scores, double iou_threshold, int64_t max_output,
                                       std::optional<Tensor> counts, std::optional<Tensor> groups,
                                       std::optional<double> score_threshold) {
@@ -139,23 +122,15 @@ std::tuple<Tensor, Tensor> nms_padded(Tensor boxes, Tensor scores, double iou_th
   const int64_t batch = inputs.args.batch;
   Tensor indices = new_empty_tensor({batch, max_output}, ScalarType::Long, boxes);
   Tensor kept = new_empty_tensor({batch}, ScalarType::Long, boxes);
-  if (batch > 0) launch_into(indices, kept, inputs, launch);
+  if (batch > 0) launch_into(indices, kept, inputs);
   return {indices, kept};
 }
 
 }  // namespace
 }  // namespace fastrpn
 
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) {
-  m.impl("nms", TORCH_BOX(&fastrpn::nms<fastrpn::launch_cpu>));
-  m.impl("batched_nms", TORCH_BOX(&fastrpn::batched_nms<fastrpn::launch_cpu>));
-  m.impl("nms_padded", TORCH_BOX(&fastrpn::nms_padded<fastrpn::launch_cpu>));
+FASTRPN_IMPL(m) {
+  m.impl("nms", TORCH_BOX(&fastrpn::nms));
+  m.impl("batched_nms", TORCH_BOX(&fastrpn::batched_nms));
+  m.impl("nms_padded", TORCH_BOX(&fastrpn::nms_padded));
 }
-
-#if defined(FASTRPN_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CUDA, m) {
-  m.impl("nms", TORCH_BOX(&fastrpn::nms<fastrpn::launch_cuda>));
-  m.impl("batched_nms", TORCH_BOX(&fastrpn::batched_nms<fastrpn::launch_cuda>));
-  m.impl("nms_padded", TORCH_BOX(&fastrpn::nms_padded<fastrpn::launch_cuda>));
-}
-#endif

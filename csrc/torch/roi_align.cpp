@@ -1,40 +1,17 @@
-#include "core/roi_align/roi_align.h"
+#include "ops/roi_align/roi_align.h"
 
 #include <optional>
 #include <vector>
 
+#include "torch/op.h"
 #include "torch/rois.h"
-#include "torch/tensor.h"
 
 namespace fastrpn {
 namespace {
 
-using Launch = void (*)(const RoiAlignArgs&, const Tensor& on);
-using LaunchBackward = void (*)(const RoiAlignBackwardArgs&, const Tensor& on);
-
-void launch_cpu(const RoiAlignArgs& args, const Tensor&) {
-  FASTRPN_CPU(roi_align_cpu)(args, torch_parallel_for());
-}
-
-void launch_backward_cpu(const RoiAlignBackwardArgs& args, const Tensor&) {
-  FASTRPN_CPU(roi_align_backward_cpu)(args, torch_parallel_for());
-}
-
-#if defined(FASTRPN_WITH_CUDA)
-void launch_cuda(const RoiAlignArgs& args, const Tensor& on) {
-  const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
-  Tensor workspace = new_empty_tensor({int64_t(roi_align_workspace_bytes(args))}, ScalarType::Byte, on);
-  check_status(roi_align_cuda(args, workspace.mutable_data_ptr(), current_stream(on)), "roi_align");
-}
-
-void launch_backward_cuda(const RoiAlignBackwardArgs& args, const Tensor& on) {
-  const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
-  Tensor workspace =
-      new_empty_tensor({int64_t(roi_align_backward_workspace_bytes(args))}, ScalarType::Byte, on);
-  check_status(roi_align_backward_cuda(args, workspace.mutable_data_ptr(), current_stream(on)),
-               "roi_align_backward");
-}
-#endif
+FASTRPN_DEFINE_RUN(roi_align, RoiAlignArgs, roi_align_workspace_bytes, roi_align_cuda)
+FASTRPN_DEFINE_RUN(roi_align_backward, RoiAlignBackwardArgs, roi_align_backward_workspace_bytes,
+                   roi_align_backward_cuda)
 
 // What forward and backward share: the RoIs and where they read. Keeps the tensors that `args` points into.
 struct Request {
@@ -67,7 +44,6 @@ struct Request {
   }
 };
 
-template <Launch launch>
 Tensor roi_align(std::vector<Tensor> inputs, Tensor rois, std::optional<Tensor> roi_levels,
                  std::vector<double> spatial_scales, int64_t pooled_height, int64_t pooled_width,
                  int64_t sampling_ratio, bool aligned) {
@@ -103,11 +79,10 @@ Tensor roi_align(std::vector<Tensor> inputs, Tensor rois, std::optional<Tensor> 
   args.aligned = aligned;
   args.channels_last = channels_last;
   args.output = output.mutable_data_ptr();
-  launch(args, first);
+  run_roi_align(args, first);
   return output;
 }
 
-template <LaunchBackward launch>
 std::vector<Tensor> roi_align_backward(Tensor grad, Tensor rois, std::optional<Tensor> roi_levels,
                                        std::vector<double> spatial_scales, int64_t sampling_ratio,
                                        bool aligned, int64_t batch, std::vector<int64_t> heights,
@@ -140,21 +115,14 @@ std::vector<Tensor> roi_align_backward(Tensor grad, Tensor rois, std::optional<T
   args.forward.sampling_ratio = sampling_ratio;
   args.forward.aligned = aligned;
   args.forward.channels_last = channels_last;
-  launch(args, grad);
+  run_roi_align_backward(args, grad);
   return results;
 }
 
 }  // namespace
 }  // namespace fastrpn
 
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) {
-  m.impl("roi_align", TORCH_BOX(&fastrpn::roi_align<fastrpn::launch_cpu>));
-  m.impl("roi_align_backward", TORCH_BOX(&fastrpn::roi_align_backward<fastrpn::launch_backward_cpu>));
+FASTRPN_IMPL(m) {
+  m.impl("roi_align", TORCH_BOX(&fastrpn::roi_align));
+  m.impl("roi_align_backward", TORCH_BOX(&fastrpn::roi_align_backward));
 }
-
-#if defined(FASTRPN_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CUDA, m) {
-  m.impl("roi_align", TORCH_BOX(&fastrpn::roi_align<fastrpn::launch_cuda>));
-  m.impl("roi_align_backward", TORCH_BOX(&fastrpn::roi_align_backward<fastrpn::launch_backward_cuda>));
-}
-#endif

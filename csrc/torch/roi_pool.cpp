@@ -1,44 +1,21 @@
-#include "core/roi_pool/roi_pool.h"
+#include "ops/roi_pool/roi_pool.h"
 
 #include <limits>
 #include <tuple>
 
+#include "torch/op.h"
 #include "torch/rois.h"
-#include "torch/tensor.h"
 
 namespace fastrpn {
 namespace {
 
-using Launch = void (*)(const RoiPoolArgs&, const Tensor& on);
-using LaunchBackward = void (*)(const RoiPoolBackwardArgs&, const Tensor& on);
-
-void launch_cpu(const RoiPoolArgs& args, const Tensor&) {
-  FASTRPN_CPU(roi_pool_cpu)(args, torch_parallel_for());
-}
-
-void launch_backward_cpu(const RoiPoolBackwardArgs& args, const Tensor&) {
-  FASTRPN_CPU(roi_pool_backward_cpu)(args, torch_parallel_for());
-}
-
-#if defined(FASTRPN_WITH_CUDA)
-void launch_cuda(const RoiPoolArgs& args, const Tensor& on) {
-  const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
-  Tensor workspace = new_empty_tensor({int64_t(roi_pool_workspace_bytes(args))}, ScalarType::Byte, on);
-  check_status(roi_pool_cuda(args, workspace.mutable_data_ptr(), current_stream(on)), "roi_pool");
-}
-
-void launch_backward_cuda(const RoiPoolBackwardArgs& args, const Tensor& on) {
-  const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
-  Tensor workspace =
-      new_empty_tensor({int64_t(roi_pool_backward_workspace_bytes(args))}, ScalarType::Byte, on);
-  check_status(roi_pool_backward_cuda(args, workspace.mutable_data_ptr(), current_stream(on)),
-               "roi_pool_backward");
-}
-#endif
+FASTRPN_DEFINE_RUN(roi_pool, RoiPoolArgs, roi_pool_workspace_bytes, roi_pool_cuda)
+FASTRPN_DEFINE_RUN(roi_pool_backward, RoiPoolBackwardArgs, roi_pool_backward_workspace_bytes,
+                   roi_pool_backward_cuda)
 
 // `argmax` is allocated and filled if it is not null.
 Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
-               int64_t pooled_width, Tensor* argmax, Launch launch) {
+               int64_t pooled_width, Tensor* argmax) {
   STD_TORCH_CHECK(input.dim() == 4, "input must have shape [N, C, H, W]");
   check_rois(rois, input, "input");
   STD_TORCH_CHECK(pooled_height > 0 && pooled_width > 0, "output_size must be positive");
@@ -56,29 +33,26 @@ Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, in
   if (argmax != nullptr) *argmax = empty(ScalarType::Int);
   if (output.numel() == 0) return output;
   const Tensor features = as_contiguous(input, channels_last), boxes = as_contiguous(rois);
-  launch({dtype_of(features, "input"), dtype_of(boxes, "rois"), features.const_data_ptr(),
-          boxes.const_data_ptr(), batch, channels, height, width, boxes.size(0), pooled_height, pooled_width,
-          spatial_scale, channels_last, output.mutable_data_ptr(),
-          argmax == nullptr ? nullptr : static_cast<int32_t*>(argmax->mutable_data_ptr())},
-         input);
+  run_roi_pool({dtype_of(features, "input"), dtype_of(boxes, "rois"), features.const_data_ptr(),
+                boxes.const_data_ptr(), batch, channels, height, width, boxes.size(0), pooled_height,
+                pooled_width, spatial_scale, channels_last, output.mutable_data_ptr(),
+                argmax == nullptr ? nullptr : static_cast<int32_t*>(argmax->mutable_data_ptr())},
+               input);
   return output;
 }
 
-template <Launch launch>
 Tensor roi_pool(Tensor input, Tensor rois, double spatial_scale, int64_t pooled_height,
                 int64_t pooled_width) {
-  return forward(input, rois, spatial_scale, pooled_height, pooled_width, nullptr, launch);
+  return forward(input, rois, spatial_scale, pooled_height, pooled_width, nullptr);
 }
 
-template <Launch launch>
 std::tuple<Tensor, Tensor> roi_pool_argmax(Tensor input, Tensor rois, double spatial_scale,
                                            int64_t pooled_height, int64_t pooled_width) {
   Tensor argmax;
-  Tensor output = forward(input, rois, spatial_scale, pooled_height, pooled_width, &argmax, launch);
+  Tensor output = forward(input, rois, spatial_scale, pooled_height, pooled_width, &argmax);
   return {output, argmax};
 }
 
-template <LaunchBackward launch>
 Tensor roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, double spatial_scale, int64_t batch,
                          int64_t channels, int64_t height, int64_t width) {
   check_rois(rois, grad, "grad");
@@ -95,7 +69,7 @@ Tensor roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, double spatial
   if (result.numel() == 0) return result;
   const Tensor gradient = as_contiguous(grad, channels_last), winners = as_contiguous(argmax, channels_last),
                boxes = as_contiguous(rois);
-  launch(
+  run_roi_pool_backward(
       {dtype_of(gradient, "grad"), dtype_of(boxes, "rois"), gradient.const_data_ptr(), boxes.const_data_ptr(),
        static_cast<const int32_t*>(winners.const_data_ptr()), batch, channels, height, width, boxes.size(0),
        grad.size(2), grad.size(3), spatial_scale, channels_last, result.mutable_data_ptr()},
@@ -106,16 +80,8 @@ Tensor roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, double spatial
 }  // namespace
 }  // namespace fastrpn
 
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) {
-  m.impl("roi_pool", TORCH_BOX(&fastrpn::roi_pool<fastrpn::launch_cpu>));
-  m.impl("roi_pool_argmax", TORCH_BOX(&fastrpn::roi_pool_argmax<fastrpn::launch_cpu>));
-  m.impl("roi_pool_backward", TORCH_BOX(&fastrpn::roi_pool_backward<fastrpn::launch_backward_cpu>));
+FASTRPN_IMPL(m) {
+  m.impl("roi_pool", TORCH_BOX(&fastrpn::roi_pool));
+  m.impl("roi_pool_argmax", TORCH_BOX(&fastrpn::roi_pool_argmax));
+  m.impl("roi_pool_backward", TORCH_BOX(&fastrpn::roi_pool_backward));
 }
-
-#if defined(FASTRPN_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CUDA, m) {
-  m.impl("roi_pool", TORCH_BOX(&fastrpn::roi_pool<fastrpn::launch_cuda>));
-  m.impl("roi_pool_argmax", TORCH_BOX(&fastrpn::roi_pool_argmax<fastrpn::launch_cuda>));
-  m.impl("roi_pool_backward", TORCH_BOX(&fastrpn::roi_pool_backward<fastrpn::launch_backward_cuda>));
-}
-#endif

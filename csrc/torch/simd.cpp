@@ -1,4 +1,4 @@
-#include "core/simd.h"
+#include "cpu/simd.h"
 
 #include <torch/csrc/stable/library.h>
 

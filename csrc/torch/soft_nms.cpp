@@ -1,34 +1,20 @@
-#include "core/soft_nms/soft_nms.h"
+#include "ops/soft_nms/soft_nms.h"
 
 #include <string>
 #include <tuple>
 
-#include "torch/tensor.h"
+#include "torch/op.h"
 
 namespace fastrpn {
 namespace {
 
-// Runs the kernel on the device of `boxes`.
-using Launch = void (*)(const SoftNmsArgs& args, const Tensor& boxes);
-
-void launch_cpu(const SoftNmsArgs& args, const Tensor&) {
-  FASTRPN_CPU(soft_nms_cpu)(args, torch_parallel_for());
-}
-
-#if defined(FASTRPN_WITH_CUDA)
-void launch_cuda(const SoftNmsArgs& args, const Tensor& boxes) {
-  const torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
-  Tensor workspace = new_empty_tensor({int64_t(soft_nms_workspace_bytes(args))}, ScalarType::Byte, boxes);
-  check_status(soft_nms_cuda(args, workspace.mutable_data_ptr(), current_stream(boxes)), "soft_nms");
-}
-#endif
+FASTRPN_DEFINE_RUN(soft_nms, SoftNmsArgs, soft_nms_workspace_bytes, soft_nms_cuda)
 
 SoftNmsMethod method_of(const std::string& name) {
   STD_TORCH_CHECK(name == "linear" || name == "gaussian", "method must be linear or gaussian");
   return name == "linear" ? SoftNmsMethod::linear : SoftNmsMethod::gaussian;
 }
 
-template <Launch launch>
 std::tuple<Tensor, Tensor> soft_nms(Tensor boxes, Tensor scores, std::string method, double sigma,
                                     double iou_threshold, double score_threshold) {
   STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, "boxes must have shape [N, 4]");
@@ -45,11 +31,11 @@ std::tuple<Tensor, Tensor> soft_nms(Tensor boxes, Tensor scores, std::string met
   if (n == 0) return {indices, decayed};
   Tensor kept = new_empty_tensor({1}, ScalarType::Long, boxes);
   const Tensor all_boxes = as_contiguous(boxes), all_scores = as_contiguous(scores);
-  launch({dtype_of(boxes, "boxes"), all_boxes.const_data_ptr(), all_scores.const_data_ptr(), n,
-          method_of(method), sigma, iou_threshold, score_threshold,
-          static_cast<int64_t*>(indices.mutable_data_ptr()), decayed.mutable_data_ptr(),
-          static_cast<int64_t*>(kept.mutable_data_ptr())},
-         boxes);
+  run_soft_nms({dtype_of(boxes, "boxes"), all_boxes.const_data_ptr(), all_scores.const_data_ptr(), n,
+                method_of(method), sigma, iou_threshold, score_threshold,
+                static_cast<int64_t*>(indices.mutable_data_ptr()), decayed.mutable_data_ptr(),
+                static_cast<int64_t*>(kept.mutable_data_ptr())},
+               boxes);
   const Tensor count = torch::stable::to(kept, torch::stable::Device(torch::headeronly::DeviceType::CPU));
   const int64_t size = *static_cast<const int64_t*>(count.const_data_ptr());
   return {torch::stable::narrow(indices, 0, 0, size), torch::stable::narrow(decayed, 0, 0, size)};
@@ -58,12 +44,4 @@ std::tuple<Tensor, Tensor> soft_nms(Tensor boxes, Tensor scores, std::string met
 }  // namespace
 }  // namespace fastrpn
 
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CPU, m) {
-  m.impl("soft_nms", TORCH_BOX(&fastrpn::soft_nms<fastrpn::launch_cpu>));
-}
-
-#if defined(FASTRPN_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(fastrpn, CUDA, m) {
-  m.impl("soft_nms", TORCH_BOX(&fastrpn::soft_nms<fastrpn::launch_cuda>));
-}
-#endif
+FASTRPN_IMPL(m) { m.impl("soft_nms", TORCH_BOX(&fastrpn::soft_nms)); }

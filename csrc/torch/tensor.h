@@ -11,9 +11,9 @@
 #include <initializer_list>
 #include <optional>
 
-#include "core/dtype.h"
-#include "core/parallel.h"
-#include "core/status.h"
+#include "cpu/parallel.h"
+#include "cuda/status.h"
+#include "math/dtype.h"
 
 namespace fastrpn {
 

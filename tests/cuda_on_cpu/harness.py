@@ -22,9 +22,10 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+CSRC = ROOT / "csrc"
 BUILD = ROOT / "build" / "cuda_on_cpu"
 
-# Each executable is run_<name>.cpp and csrc/core/<name>/<name>_cuda.cu (self_test_cuda.cu is here).
+# Each executable is run_<name>.cpp and csrc/ops/<name>/<name>_cuda.cu (self_test_cuda.cu is here).
 NAMES = (
     "self_test",
     "box_iou",
@@ -50,7 +51,7 @@ TYPES = {
 }
 DTYPES = {code: dtype for dtype, code in TYPES.items() if dtype != torch.bool}
 
-COMMON_FLAGS = ["-std=c++17", "-g", "-Wall", f"-I{ROOT / 'csrc'}", f"-I{HERE}"]
+COMMON_FLAGS = ["-std=c++17", "-g", "-Wall", f"-I{CSRC}", f"-I{HERE}"]
 SANITIZED = [
     *COMMON_FLAGS,
     "-O1",
@@ -131,7 +132,7 @@ def build_plan() -> str:
 
     for file in HARNESS:
         compile_to(f"{file}.o", HERE / file, [*COMMON_FLAGS, "-DFASTRPN_CUDA_ON_CPU", "-O2"])
-    compile_to("device_sort.o", ROOT / "csrc" / "core" / "device_sort.cu", KERNEL_FLAGS)
+    compile_to("sort.o", CSRC / "cuda" / "sort.cu", KERNEL_FLAGS)
     for name in NAMES:
         for source in cpu_sources(name):
             compile_to(f"{source.stem}.o", source, CPU_FLAGS)
@@ -142,27 +143,27 @@ def build_plan() -> str:
 
 
 def kernel_source(name: str) -> Path:
-    return (HERE if name == "self_test" else ROOT / "csrc" / "core" / name) / f"{name}_cuda.cu"
+    return (HERE if name == "self_test" else CSRC / "ops" / name) / f"{name}_cuda.cu"
 
 
 def cpu_sources(name: str) -> list[Path]:
-    return sorted((ROOT / "csrc" / "core" / name).glob("*_cpu.cpp"))
+    return sorted((CSRC / "ops" / name).glob("*_cpu.cpp"))
 
 
 def objects_of(name: str) -> list[str]:
     harness = [f"{file}.o" for file in HARNESS]
     cpu = [f"{source.stem}.o" for source in cpu_sources(name)]
     also = ALSO.get(name, [])
-    return [*harness, *also, *cpu, "device_sort.o", f"run_{name}.o", f"{name}_cuda.o"]
+    return [*harness, *also, *cpu, "sort.o", f"run_{name}.o", f"{name}_cuda.o"]
 
 
 def build_mutant(op: str, file: str, old: str, new: str, name: str) -> Path:
-    """The op's executable with a fault planted in csrc/core/<op>/<file>: `new` instead of `old`."""
-    source = ROOT / "csrc" / "core" / op / file
+    """The op's executable with a fault planted in csrc/ops/<op>/<file>: `new` instead of `old`."""
+    source = CSRC / "ops" / op / file
     text = source.read_text()
     assert text.count(old) == 1, f"{file} has {text.count(old)} copies of {old!r}"
     out = build() / name
-    mutant = out / "core" / op / file
+    mutant = out / "ops" / op / file
     mutant.parent.mkdir(parents=True, exist_ok=True)
     mutant.write_text(text.replace(old, new))
     kernels = mutant if file == f"{op}_cuda.cu" else kernel_source(op)

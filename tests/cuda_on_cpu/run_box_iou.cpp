@@ -1,4 +1,4 @@
-#include "core/box_iou/box_iou.h"
+#include "ops/box_iou/box_iou.h"
 #include "runner.h"
 
 void run_op(Run& run) {

@@ -1,4 +1,4 @@
-#include "core/generate_proposals/generate_proposals.h"
+#include "ops/generate_proposals/generate_proposals.h"
 #include "runner.h"
 
 void run_op(Run& run) {

@@ -1,4 +1,4 @@
-#include "core/match_anchors/match_anchors.h"
+#include "ops/match_anchors/match_anchors.h"
 #include "runner.h"
 
 void run_op(Run& run) {

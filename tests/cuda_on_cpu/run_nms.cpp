@@ -1,4 +1,4 @@
-#include "core/nms/nms.h"
+#include "ops/nms/nms.h"
 #include "runner.h"
 
 // What a problem would need, without running it.
@@ -23,6 +23,7 @@ void run_op(Run& run) {
   args.groups = static_cast<const int64_t*>(run.input("groups"));
   args.batch = run.dim("scores", 0);
   args.n = run.dim("scores", 1);
+  args.is_sorted = run.has("is_sorted") && run.integer("is_sorted") != 0;
   args.iou_threshold = run.number("iou_threshold");
   args.has_score_threshold = run.has("score_threshold");
   if (args.has_score_threshold) args.score_threshold = run.number("score_threshold");

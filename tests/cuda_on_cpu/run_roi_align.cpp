@@ -1,4 +1,4 @@
-#include "core/roi_align/roi_align.h"
+#include "ops/roi_align/roi_align.h"
 #include "runner.h"
 
 using fastrpn::RoiAlignArgs;

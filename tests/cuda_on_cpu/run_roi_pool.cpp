@@ -1,4 +1,4 @@
-#include "core/roi_pool/roi_pool.h"
+#include "ops/roi_pool/roi_pool.h"
 #include "runner.h"
 
 using fastrpn::RoiPoolArgs;

@@ -1,4 +1,4 @@
-#include "core/soft_nms/soft_nms.h"
+#include "ops/soft_nms/soft_nms.h"
 #include "runner.h"
 
 // As on CUDA; the CPU kernel leaves what nobody reads.

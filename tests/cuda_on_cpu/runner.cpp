@@ -11,7 +11,7 @@
 #include <map>
 #include <new>
 
-#include "core/cuda_runtime.h"
+#include "cuda/runtime.h"
 #include "faults.h"
 #include "memory.h"
 

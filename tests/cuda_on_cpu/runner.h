@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "core/dtype.h"
-#include "core/parallel.h"
-#include "core/status.h"
+#include "cpu/parallel.h"
+#include "cuda/status.h"
+#include "math/dtype.h"
 
 struct Tensor {
   std::string type;  // "f2", "bf", "f4", "f8", "i4", "i8", "u1"

@@ -1,5 +1,5 @@
 // Kernels that break one rule each, and one that breaks none: the harness must tell them apart.
-#include "core/cuda_runtime.h"
+#include "cuda/runtime.h"
 #include "self_test.h"
 
 namespace {

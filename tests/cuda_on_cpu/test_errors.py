@@ -64,8 +64,12 @@ REQUESTS = {
     "nms of groups": (nms_request(150, groups=torch.arange(150)[None] % 3), 1 + 3, 9),
     "soft_nms": (soft_nms_request(40), 1 + 2, 2),
     "match_anchors": (match_request(), 1 + 3, 3),
-    "generate_proposals": (proposals_request(torch.float32), 2 + 4 + 3 + 1, 6),
-    "generate_proposals of doubles": (proposals_request(torch.float64), 2 + 10 + 3 + 1, 6),
+    "generate_proposals": (proposals_request(torch.float32), 2 + (7 + 2) + 1 + 3 + (1 + 2) + 1, 6),
+    "generate_proposals of doubles": (
+        proposals_request(torch.float64),
+        2 + (11 + 4 * 2) + 1 + 3 + (1 + 2 * 2) + 1,
+        6,
+    ),
     "roi_pool": (roi_request("roi_pool", False, False), 1 + 2, 5),
     "roi_pool in place": (roi_request("roi_pool", False, True), 1 + 2, 3),
     "roi_pool backward": (roi_request("roi_pool", True, False, torch.float16), 1 + 2, 1),
@@ -94,9 +98,9 @@ def test_allocations_of_a_grid_fail_one_by_one():
 FAULTS = {
     "unchecked_launch": (
         "nms",
-        "nms_order.h",
-        "return FASTRPN_LAUNCH(rank_kernel<T>, grid, kThreads, 0, stream, args, w);",
-        "return FASTRPN_LAUNCH(rank_kernel<T>, grid, kThreads, 0, stream, args, w), nullptr;",
+        "order_cuda.h",
+        "return FASTRPN_LAUNCH(nms_rank_kernel<T>, grid, kThreads, 0, stream, args, w);",
+        "return FASTRPN_LAUNCH(nms_rank_kernel<T>, grid, kThreads, 0, stream, args, w), nullptr;",
         "nms ranked",
         "went on after a call that had failed",
     ),

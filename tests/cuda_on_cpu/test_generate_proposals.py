@@ -67,6 +67,33 @@ def test_nan_logits_and_boxes_are_dropped():
     run_both(inputs)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("wanted", [1, 2048, 2049, 5000])
+def test_levels_of_several_tiles(dtype, wanted):
+    """Few distinct logits: ties at the border lie in several tiles, and the first anchors win."""
+    inputs = random_inputs(2, 4500, dtype)
+    inputs[0][:] = inputs[0].round()
+    options = {"pre_nms_top_n": wanted, "post_nms_top_n": 50, "nms_threshold": 0.3}
+    counts = run_both(inputs, [4200, 300], seeds=1, **options)
+    assert (counts > 0).all()
+
+
+@pytest.mark.parametrize("logit", [0.0, -0.0, float("-inf"), 3.5])
+def test_equal_logits_rank_by_anchor(logit):
+    inputs = random_inputs(1, 2500)
+    inputs[0][:] = logit
+    counts = run_both(inputs, pre_nms_top_n=40, seeds=1)
+    assert counts > 0
+
+
+def test_nan_logits_take_their_places():
+    """They rank first and are dropped then: with enough of them nothing is proposed."""
+    inputs = random_inputs(1, 2500)
+    inputs[0][0, 2200:2260] = float("nan")
+    assert run_both(inputs, pre_nms_top_n=60, seeds=1) == 0
+    assert run_both(inputs, pre_nms_top_n=61, seeds=1, min_size=0.0) == 1
+
+
 @pytest.mark.parametrize("batch, num_anchors", [(0, 5), (2, 0)])
 def test_nothing_to_propose(batch, num_anchors):
     run_both(random_inputs(batch, num_anchors), seeds=1)

@@ -19,7 +19,7 @@ def random_scene(batch: int, n: int, seed: int, dtype=torch.float32, crowd: floa
     return torch.cat([corners, corners + sides], dim=2).to(dtype), scores.to(dtype)
 
 
-def run_both(boxes, scores, iou_threshold, max_output, seeds=3, **options):
+def run_both(boxes, scores, iou_threshold, max_output, seeds=3, is_sorted=False, **options):
     """The harness's (indices, counts) after checking them against the CPU operator's."""
     expected = ops.nms_padded(boxes, scores, iou_threshold, max_output, **options)
     inputs = {name: value for name, value in options.items() if value is not None}
@@ -30,6 +30,7 @@ def run_both(boxes, scores, iou_threshold, max_output, seeds=3, **options):
         iou_threshold=iou_threshold,
         max_output=max_output,
         seeds=seeds,
+        is_sorted=is_sorted,
         **inputs,
     )
     assert torch.equal(outputs["indices"], expected[0])
@@ -86,6 +87,27 @@ def test_sweeps_in_the_order_of_positions(batch, iou_threshold, with_groups, dty
     groups = torch.randint(-3, 3, (batch, 16_400)) * 2**33 if with_groups else None
     counts = torch.tensor([4300, 200])[:batch]
     run_both(boxes, scores, iou_threshold, 16_400, seeds=1, counts=counts, groups=groups)
+
+
+@pytest.mark.parametrize(
+    "batch, n, options",
+    [
+        (3, 300, {}),
+        (2, 200, {"counts": torch.tensor([150, 0]), "score_threshold": 0.2}),
+        (1, 5000, {}),
+        (1, 16500, {"score_threshold": 0.1}),
+    ],
+)
+def test_sorted_rows_are_decided_as_they_come(batch, n, options):
+    boxes, scores = random_scene(batch, n, seed=n, crowd=3 * n**0.5)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    boxes = boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
+    scores[:, 3::7] = 0.0  # take no part where there is a threshold, wherever they are
+    if "score_threshold" not in options:
+        scores, _ = scores.sort(dim=1, descending=True, stable=True)
+    seeds = 3 if n < 1000 else 1
+    _, kept = run_both(boxes, scores, 0.4, n, seeds=seeds, is_sorted=True, **options)
+    assert kept[0] > 20
 
 
 def test_chains_of_suppression():

@@ -8,37 +8,37 @@ from .test_nms import random_scene
 # name: (file, original, mistake, what the harness says)
 FAULTS = {
     "barrier_after_staging": (
-        "nms_chunk.h",
+        "chunk_cuda.h",
         "  }\n  __syncthreads();\n\n  const int column",
         "  }\n\n  const int column",
         "depends on the order of threads",
     ),
     "barrier_before_the_output": (
-        "nms_chunk.h",
+        "chunk_cuda.h",
         "  __syncthreads();\n  for (int box = thread; box < present",
         "  for (int box = thread; box < present",
         "depends on the order of threads|AddressSanitizer",
     ),
     "shared_memory_off_by_one": (
-        "nms_chunk.h",
-        "__shared__ Candidate<C> tile_boxes[kTile];",
-        "__shared__ Candidate<C> tile_boxes[kTile - 1];",
+        "chunk_cuda.h",
+        "__shared__ Candidate<C> tile_boxes[kTileBoxes];",
+        "__shared__ Candidate<C> tile_boxes[kTileBoxes - 1];",
         "out of bounds|insufficient space|buffer-overflow",
     ),
     "output_off_by_one": (
-        "nms_chunk.h",
+        "chunk_cuda.h",
         "rank >= num_kept",
         "rank > num_kept",
         "heap-buffer-overflow|unknown-crash|use-after-poison",
     ),
     "overrun_within_the_workspace": (
-        "nms_workspace.h",
+        "workspace_cuda.h",
         "w.summaries = cursor.take<unsigned long long>(total);",
         "w.summaries = cursor.take<unsigned long long>(total - 1);",
         "use-after-poison",
     ),
     "early_return_before_a_shuffle": (
-        "nms_order.h",
+        "order_cuda.h",
         "  for (int step = 1; step < kThreadsPerRow; step *= 2) {",
         "  if (row >= n) return;\n  for (int step = 1; step < kThreadsPerRow; step *= 2) {",
         "returned",

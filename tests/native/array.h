@@ -7,7 +7,7 @@
 #include <cstring>
 #include <limits>
 
-#include "core/dtype.h"
+#include "math/dtype.h"
 
 template <typename T>
 class Array {

@@ -125,20 +125,20 @@ def _call(command: list | tuple, env: dict) -> str:
 
 
 def build_mutant(name: str, source: str, file: str, old: str, new: str) -> Path:
-    """run_cases with a fault planted in csrc/core/<file>, for the kernel csrc/core/<source>.
+    """run_cases with a fault planted in csrc/<file>, for the kernel csrc/<source>.
 
     `new` stands instead of `old`; only the best level of the build is replaced.
     """
     folder = build(name, "run_cases")
-    text = (ROOT / "csrc" / "core" / file).read_text()
+    text = (ROOT / "csrc" / file).read_text()
     assert text.count(old) == 1, f"{file} has {text.count(old)} copies of {old!r}"
     tree = folder / "planted" / Path(file).stem
-    mutant = tree / "core" / file
+    mutant = tree / file
     mutant.parent.mkdir(parents=True, exist_ok=True)
     mutant.write_text(text.replace(old, new))
 
     commands = json.loads((folder / "compile_commands.json").read_text())
-    original = ROOT / "csrc" / "core" / source
+    original = ROOT / "csrc" / source
     command = [c for c in commands if Path(c["file"]) == original][-1]["command"]
     words = shlex.split(command)
     words = words[: words.index("-o")]
@@ -149,6 +149,6 @@ def build_mutant(name: str, source: str, file: str, old: str, new: str) -> Path:
     # Before the library, which then has nothing to add for these symbols.
     objects = sorted((folder / "tests" / "native").rglob("*.o"))
     flags = shlex.split(BUILDS[name].flags)
-    link = [*flags, tree / "kernel.o", *objects, folder / "libcore.a", "-pthread"]
+    link = [*flags, tree / "kernel.o", *objects, folder / "libcpu_kernels.a", "-pthread"]
     _call([words[0], *link, "-o", tree / "run_cases"], env)
     return tree / "run_cases"

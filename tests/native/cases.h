@@ -9,13 +9,13 @@
 #include <vector>
 
 #include "array.h"
-#include "core/box_iou/box_iou.h"
-#include "core/generate_proposals/generate_proposals.h"
-#include "core/match_anchors/match_anchors.h"
-#include "core/nms/nms.h"
-#include "core/roi_align/roi_align.h"
-#include "core/roi_pool/roi_pool.h"
-#include "core/soft_nms/soft_nms.h"
+#include "ops/box_iou/box_iou.h"
+#include "ops/generate_proposals/generate_proposals.h"
+#include "ops/match_anchors/match_anchors.h"
+#include "ops/nms/nms.h"
+#include "ops/roi_align/roi_align.h"
+#include "ops/roi_pool/roi_pool.h"
+#include "ops/soft_nms/soft_nms.h"
 #include "source.h"
 #include "threads.h"
 

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "cases.h"
-#include "core/box_math.h"
+#include "math/box.h"
 
 using namespace fastrpn;
 

@@ -3,7 +3,7 @@
 #include <numeric>
 
 #include "cases.h"
-#include "core/box_math.h"
+#include "math/box.h"
 
 using namespace fastrpn;
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cases.h"
-#include "core/roi_math.h"
+#include "math/roi.h"
 
 // Shape of the maps, the bins and the RoIs.
 struct RoiShape {

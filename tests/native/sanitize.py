@@ -31,7 +31,7 @@ def lines_run(build: Path, pattern: str) -> str:
     lines_of = coverage.executed_lines(build, pattern)
     total = sum(len(lines) for lines in lines_of.values())
     ran = sum(count > 0 for lines in lines_of.values() for count in lines.values())
-    return f"{ran} of {total} lines of csrc/core ({100 * ran / total:.1f} %)"
+    return f"{ran} of {total} lines of csrc ({100 * ran / total:.1f} %)"
 
 
 def run_cases(name: str) -> str:

@@ -29,8 +29,8 @@ def test_kernels_are_clean_under_address_and_undefined(op):
 FAULTS = {
     "overrun_by_one": (
         "address",
-        "nms/nms_cpu.cpp",
-        "nms/nms_cpu.cpp",
+        "ops/nms/nms_cpu.cpp",
+        "ops/nms/nms_cpu.cpp",
         "for (int64_t i = count; i < args.max_output; ++i)",
         "for (int64_t i = count; i < args.max_output + (args.max_output > 0); ++i)",
         "nms",
@@ -38,8 +38,8 @@ FAULTS = {
     ),
     "null_to_memset": (
         "address",
-        "roi_align/roi_align_backward_cpu.cpp",
-        "roi_align/roi_align_backward_cpu.cpp",
+        "ops/roi_align/roi_align_backward_cpu.cpp",
+        "ops/roi_align/roi_align_backward_cpu.cpp",
         "if (cells == 0) return;",
         "",
         "roi_align_backward",
@@ -47,8 +47,8 @@ FAULTS = {
     ),
     "element_not_written": (
         "address",
-        "soft_nms/soft_nms_cpu.cpp",
-        "soft_nms/soft_nms_cpu.cpp",
+        "ops/soft_nms/soft_nms_cpu.cpp",
+        "ops/soft_nms/soft_nms_cpu.cpp",
         "decayed[selected.size()] = narrow<Storage>(top.score);",
         "if (selected.size() > 0) decayed[selected.size()] = narrow<Storage>(top.score);",
         "soft_nms",
@@ -56,8 +56,8 @@ FAULTS = {
     ),
     "data_race": (
         "thread",
-        "match_anchors/match_anchors_cpu.cpp",
-        "match_anchors/match_anchors_cpu.cpp",
+        "ops/match_anchors/match_anchors_cpu.cpp",
+        "ops/match_anchors/match_anchors_cpu.cpp",
         "best_.data() + (image * slices_ + slice) * padded_",
         "best_.data() + image * slices_ * padded_",
         "match_anchors",
@@ -65,8 +65,8 @@ FAULTS = {
     ),
     "uninitialised_read": (
         "valgrind",
-        "soft_nms/soft_nms_cpu.cpp",
-        "nms/kept_list.h",
+        "ops/soft_nms/soft_nms_cpu.cpp",
+        "ops/nms/kept_list_cpu.h",
         "if (lane == 0) block.clear();",
         "",
         "soft_nms",

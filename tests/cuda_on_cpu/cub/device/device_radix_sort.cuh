@@ -1,4 +1,4 @@
-// The host twin of the one function of CUB that csrc/core/device_sort.cu calls.
+// The host twin of the one function of CUB that csrc/cuda/sort.cu calls.
 #pragma once
 
 #include <algorithm>

@@ -1,0 +1,118 @@
+// Transposition between planes of channels and channel-minor cells, for the RoI kernels on the CPU. Included
+// once for each SIMD level.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "math/dtype.h"
+
+namespace fastrpn::FASTRPN_SIMD_LEVEL {
+namespace {
+
+// Between a stored and a computed type, either way.
+template <typename To, typename From>
+struct Convert {
+  static inline To from(From value) { return Narrow<To>::from(widen(value)); }
+};
+template <typename T>
+struct Convert<T, T> {
+  static inline T from(T value) { return value; }
+};
+
+// to[column][row] = from[row][column]; rows of each lie `stride` elements apart.
+template <typename To, typename From>
+inline void transpose(const From* from, int64_t from_stride, int64_t rows, int64_t columns, To* to,
+                      int64_t to_stride) {
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      to[column * to_stride + row] = Convert<To, From>::from(from[row * from_stride + column]);
+    }
+  }
+}
+
+// Squares of four-byte elements that are transposed in registers: 8 x 8 where vectors hold as many, else
+// 4 x 4. In each step rows of half-way results are merged: single elements, then pairs, then halves.
+#if defined(__clang__)
+#define FASTRPN_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define FASTRPN_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, SquareRow{__VA_ARGS__})
+#endif
+
+#if defined(__AVX2__)
+constexpr int kSquare = 8;
+typedef uint32_t SquareRow __attribute__((vector_size(32)));
+
+inline void transpose_square(SquareRow row[8]) {
+  SquareRow half[8];
+  for (int i = 0; i < 8; i += 2) {
+    half[i] = FASTRPN_SHUFFLE(row[i], row[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    half[i + 1] = FASTRPN_SHUFFLE(row[i], row[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    row[i] = FASTRPN_SHUFFLE(half[i], half[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+    row[i + 1] = FASTRPN_SHUFFLE(half[i], half[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    row[i + 2] = FASTRPN_SHUFFLE(half[i + 1], half[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+    row[i + 3] = FASTRPN_SHUFFLE(half[i + 1], half[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+  for (int i = 0; i < 4; ++i) {
+    const SquareRow low = row[i], high = row[i + 4];
+    row[i] = FASTRPN_SHUFFLE(low, high, 0, 1, 2, 3, 8, 9, 10, 11);
+    row[i + 4] = FASTRPN_SHUFFLE(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}
+#else
+constexpr int kSquare = 4;
+typedef uint32_t SquareRow __attribute__((vector_size(16)));
+
+inline void transpose_square(SquareRow row[4]) {
+  SquareRow half[4];
+  for (int i = 0; i < 4; i += 2) {
+    half[i] = FASTRPN_SHUFFLE(row[i], row[i + 1], 0, 4, 1, 5);
+    half[i + 1] = FASTRPN_SHUFFLE(row[i], row[i + 1], 2, 6, 3, 7);
+  }
+  for (int i = 0; i < 2; ++i) {
+    row[2 * i] = FASTRPN_SHUFFLE(half[i], half[i + 2], 0, 1, 4, 5);
+    row[2 * i + 1] = FASTRPN_SHUFFLE(half[i], half[i + 2], 2, 3, 6, 7);
+  }
+}
+#endif
+
+template <typename T>
+inline void transpose_words(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
+                            int64_t to_stride) {
+  static_assert(sizeof(T) == 4, "four-byte elements");
+  const int64_t whole_rows = rows / kSquare * kSquare, whole_columns = columns / kSquare * kSquare;
+  for (int64_t row = 0; row < whole_rows; row += kSquare) {
+    for (int64_t column = 0; column < whole_columns; column += kSquare) {
+      SquareRow square[kSquare];
+      for (int i = 0; i < kSquare; ++i) {
+        memcpy(&square[i], from + (row + i) * from_stride + column, sizeof(SquareRow));
+      }
+      transpose_square(square);
+      for (int i = 0; i < kSquare; ++i) {
+        memcpy(to + (column + i) * to_stride + row, &square[i], sizeof(SquareRow));
+      }
+    }
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = row < whole_rows ? whole_columns : 0; column < columns; ++column) {
+      to[column * to_stride + row] = from[row * from_stride + column];
+    }
+  }
+}
+
+template <>
+inline void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to,
+                      int64_t to_stride) {
+  transpose_words(from, from_stride, rows, columns, to, to_stride);
+}
+
+template <>
+inline void transpose(const int32_t* from, int64_t from_stride, int64_t rows, int64_t columns, int32_t* to,
+                      int64_t to_stride) {
+  transpose_words(from, from_stride, rows, columns, to, to_stride);
+}
+
+}  // namespace
+}  // namespace fastrpn::FASTRPN_SIMD_LEVEL

@@ -1,0 +1,25 @@
+// Sorting on the device, behind one function, since CUB's headers take most of a kernel's compile time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/status.h"
+
+namespace fastrpn {
+
+// Stable sort of `count` pairs by ascending key, of which only the bits [0, key_bits) are compared. The
+// inputs are not changed. `workspace` has as many bytes as device_sort_workspace_bytes says. Both report an
+// error of CUDA, and 2^31 pairs or more.
+Status device_sort_workspace_bytes(int64_t count, size_t* bytes);
+Status device_sort(void* workspace, const uint64_t* keys, uint64_t* sorted_keys, const uint32_t* values,
+                   uint32_t* sorted_values, int64_t count, int key_bits, Stream stream);
+
+// Bits of a key that tell `count` things apart.
+inline int bits_to_number(int64_t count) {
+  int bits = 0;
+  while ((count - 1) >> bits > 0) ++bits;
+  return bits;
+}
+
+}  // namespace fastrpn

@@ -1,0 +1,78 @@
+// Which cells each bin of roi_align reads along one axis, and with what weights.
+//
+// The samples of a bin form a grid and bilinear weights are products, so a bin's value is
+//   sum over its rows r of wy[r] * (sum over its columns c of wx[c] * feature[r][c])
+// with the weights of all its samples added up for each axis alone. However many samples there are, a bin
+// reads a cell once. The mean's division is part of wy.
+#pragma once
+
+#include "math/roi.h"
+
+namespace fastrpn {
+
+// The share of a sample in its bin's mean.
+template <typename T>
+FASTRPN_HD T sample_weight(const AlignAxis<T>& y, const AlignAxis<T>& x) {
+  const double samples = double(y.grid) * double(x.grid);  // may exceed 2^63
+  return samples > 0 ? T(1) / T(samples) : T(0);
+}
+
+// The taps of an axis: bin i reads the cells cell[k] with weight[k], first[i] <= k < first[i + 1].
+template <typename T>
+struct AxisTaps {
+  const int32_t *first, *cell;
+  const T* weight;
+};
+
+// The same, to be written.
+template <typename T>
+struct AxisTapsOutput {
+  int32_t *first, *cell;
+  T* weight;
+};
+
+// The cells that an axis reads; none if begin >= end.
+struct TapSpan {
+  int32_t begin, end;
+};
+
+// Adds up the samples of all bins of an axis, each times `scale`, as taps numbered from `at` on. Samples are
+// in order, so a cell met before is one of the latest two of its bin; those stay in registers, and memory is
+// only written.
+template <typename T>
+FASTRPN_HD TapSpan add_samples(const AlignAxis<T>& axis, int64_t pooled, int64_t size, T scale, int32_t at,
+                               const AxisTapsOutput<T>& taps) {
+  TapSpan span = {int32_t(size), 0};
+  for (int64_t bin = 0; bin < pooled; ++bin) {
+    taps.first[bin] = at;
+    int32_t latest = -1, older = -1;
+    T latest_weight = 0, older_weight = 0;
+    const auto add = [&](int64_t where, T amount) {
+      const int32_t cell = int32_t(where);
+      if (cell == latest) {
+        taps.weight[at - 1] = latest_weight += amount;
+      } else if (cell == older) {
+        taps.weight[at - 2] = older_weight += amount;
+      } else {
+        older = latest;
+        older_weight = latest_weight;
+        latest = taps.cell[at] = cell;
+        latest_weight = taps.weight[at++] = amount;
+        if (cell < span.begin) span.begin = cell;
+        if (cell >= span.end) span.end = cell + 1;
+      }
+    };
+    int64_t sample, last;
+    align_sample_range(axis, bin, size, &sample, &last);
+    for (; sample < last; ++sample) {
+      AlignSample<T> found;
+      if (!align_sample(axis, bin, sample, size, &found)) continue;
+      add(found.low, found.weight_low * scale);
+      add(found.high, found.weight_high * scale);
+    }
+  }
+  taps.first[pooled] = at;
+  return span;
+}
+
+}  // namespace fastrpn

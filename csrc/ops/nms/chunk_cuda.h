@@ -1,0 +1,244 @@
+// Decides the boxes of a chunk.
+//
+// mask: which pairs suppress each other, one bit a pair, by 64 x 64 tiles. A box has a word for each tile of
+//   earlier boxes, and a summary that says which of these words are not zero; only those are written.
+// reduce: one block an image decides tile after tile. Eight lanes a box ask whether a kept box of an earlier
+//   tile suppresses it; their words were loaded while earlier tiles were decided. One warp then decides the
+//   tile in registers, in as many rounds as its longest chain of suppressions, at most 64. Kept rows go
+//   straight to the output, and the search ends with the tile that fills it.
+#pragma once
+
+#include "ops/nms/workspace_cuda.h"
+
+namespace fastrpn {
+namespace {
+
+constexpr int kReduceThreads = 512;
+constexpr int kTilesAhead = 2;  // whose words are on their way
+constexpr int kLanesPerBox = kReduceThreads / kTileBoxes;
+constexpr int kWordsPerLane = kMaxTiles / kLanesPerBox;
+constexpr unsigned kEveryLaneth = 0xffffffffu / ((1u << kLanesPerBox) - 1);  // bits 0, kLanesPerBox, ...
+constexpr int kMaxWords = kMaxChunk / 32;
+
+// grid: x over pairs of a row and a column tile of the chunk, none below the diagonal: 0-0, 0-1, 1-1, 0-2,
+// 1-2, 2-2, ...; y over images. Four threads a column, each testing every fourth row.
+template <typename C>
+__global__ void __launch_bounds__(4 * kTileBoxes)
+    nms_mask_kernel(NmsArgs args, Workspace<C> w, Chunk<C> chunk) {
+  const int64_t image = blockIdx.y;
+  const int pair = int(blockIdx.x);
+  const int column_tile = int((sqrtf(float(8 * pair + 1)) - 1.0f) / 2.0f);  // exact for the few there are
+  const int row_tile = pair - column_tile * (column_tile + 1) / 2;
+  const int64_t first_row = chunk.begin + row_tile * kTileBoxes,
+                first_column = chunk.begin + column_tile * kTileBoxes;
+  if (is_finished(args, w, image, first_column)) return;
+
+  const int64_t start = image * args.n, valid = w.valid[image];
+  __shared__ Candidate<C> tile_boxes[kTileBoxes];
+  __shared__ int64_t tile_groups[kTileBoxes];
+  if (threadIdx.x < kTileBoxes && first_row + threadIdx.x < valid) {
+    tile_boxes[threadIdx.x] = w.boxes[start + first_row + threadIdx.x];
+    tile_groups[threadIdx.x] = w.groups == nullptr ? 0 : w.groups[start + first_row + threadIdx.x];
+  }
+  __syncthreads();
+
+  const int column = int(threadIdx.x) / 4;
+  const int64_t place = first_column + column;
+  uint64_t word = 0;
+  if (place < valid && !w.removed[start + place]) {
+    const Box<C> box = w.boxes[start + place].box;
+    const C area = box_area(box);
+    const int64_t group = w.groups == nullptr ? 0 : w.groups[start + place];
+    const int end = row_tile == column_tile ? column : kTileBoxes;
+    for (int row = int(threadIdx.x) % 4; row < end; row += 4) {
+      const Box<C> other = tile_boxes[row].box;
+      const bool hit = tile_groups[row] == group && chunk.test(other, box_area(other), box, area);
+      word |= uint64_t(hit) << row;
+    }
+  }
+  word |= __shfl_xor_sync(kAllLanes, word, 1);
+  word |= __shfl_xor_sync(kAllLanes, word, 2);
+  if (threadIdx.x % 4 == 0 && word != 0) {
+    const int64_t box = image * chunk.size + place - chunk.begin;
+    w.masks[box * (chunk.size / kTileBoxes) + row_tile] = word;
+    atomicOr(&w.summaries[start + place], 1ull << row_tile);
+  }
+}
+
+// One bit a box of the chunk.
+struct Bits {
+  unsigned words[kMaxWords];
+
+  __device__ bool has(int box) const { return words[box / 32] >> (box % 32) & 1; }
+  __device__ uint64_t tile(int index) const {
+    return words[2 * index] | uint64_t(words[2 * index + 1]) << 32;
+  }
+};
+
+// What a lane looks at of a box: its words for every kLanesPerBox-th tile. Of most boxes in a dense scene
+// there is none. The block spends its time on instructions, with these loops unrolled and four warps a
+// scheduler: so offsets are constants, and nothing is moved from one tile to the next.
+struct Suppressors {
+  bool is_open, any;
+  uint64_t own;  // of the box's own tile; in the first lane alone
+  uint64_t words[kWordsPerLane];
+
+  // `words_of_box`: one for each tile; those that the summary does not name do not exist. No box of the own
+  // tile is kept yet, so its word may be among them.
+  __device__ void load(bool open, const uint64_t* words_of_box, uint64_t summary, int tile) {
+    const int lane = int(threadIdx.x) % kLanesPerBox;
+    is_open = open;
+    any = false;
+    own = 0;
+    if (summary == 0) return;
+    if (lane == 0 && (summary >> tile & 1)) own = words_of_box[tile];
+    const unsigned named[] = {unsigned(summary) >> lane, unsigned(summary >> 32) >> lane};
+    any = ((named[0] | named[1]) & kEveryLaneth) != 0;
+    if (!any) return;
+    words_of_box += lane;
+#pragma unroll
+    for (int k = 0; k < kWordsPerLane; ++k) {
+      const int bit = k * kLanesPerBox;
+      words[k] = named[bit / 32] & (1u << (bit % 32)) ? words_of_box[bit] : 0;
+    }
+  }
+  __device__ bool meet(const Bits& kept) const {
+    if (!any) return false;
+    uint64_t met = 0;
+#pragma unroll
+    for (int k = 0; k < kWordsPerLane; ++k) {
+      met |= words[k] & kept.tile(k * kLanesPerBox + int(threadIdx.x) % kLanesPerBox);
+    }
+    return met != 0;
+  }
+};
+
+// Called by a warp: which boxes of a tile are kept. A lane has two of them: whether they are open, and which
+// earlier ones of the tile suppress them. In each round the open boxes without an open suppressor are kept,
+// then what they suppress is removed.
+__device__ uint64_t decide_tile(const bool is_open[2], const uint64_t suppressors[2]) {
+  const int lane = int(threadIdx.x) % 32;
+  const auto of_all = [](bool low, bool high) {
+    return __ballot_sync(kAllLanes, low) | uint64_t(__ballot_sync(kAllLanes, high)) << 32;
+  };
+  uint64_t open = of_all(is_open[0], is_open[1]), kept = 0;
+  while (open != 0) {
+    const bool low = open >> lane & 1, high = open >> (lane + 32) & 1;
+    const uint64_t free = of_all(low && !(suppressors[0] & open), high && !(suppressors[1] & open));
+    kept |= free;
+    open &= ~(free | of_all(low && (suppressors[0] & kept), high && (suppressors[1] & kept)));
+  }
+  return kept;
+}
+
+// Called by a warp: how many bits come before each word; returns how many there are.
+__device__ int count_before(const Bits& bits, int before[kMaxWords]) {
+  constexpr int kPerLane = kMaxWords / 32;
+  const int lane = int(threadIdx.x) % 32;
+  int counts[kPerLane], sum = 0;
+  for (int k = 0; k < kPerLane; ++k) sum += counts[k] = __popc(bits.words[lane * kPerLane + k]);
+  int running = sum;
+  for (int step = 1; step < 32; step *= 2) {
+    const int other = __shfl_up_sync(kAllLanes, running, step);
+    if (lane >= step) running += other;
+  }
+  int at = running - sum;
+  for (int k = 0; k < kPerLane; ++k) {
+    before[lane * kPerLane + k] = at;
+    at += counts[k];
+  }
+  return __shfl_sync(kAllLanes, running, 31);
+}
+
+// One block an image.
+template <typename C>
+__global__ void __launch_bounds__(kReduceThreads)
+    nms_reduce_kernel(NmsArgs args, Workspace<C> w, Chunk<C> chunk) {
+  const int64_t image = blockIdx.x;
+  if (is_finished(args, w, image, chunk.begin)) {
+    if (threadIdx.x == 0) w.num_chunk_kept[image] = 0;
+    return;
+  }
+  __shared__ Bits undecided, kept;
+  __shared__ uint64_t summaries[kMaxChunk];
+  __shared__ bool open[kTileBoxes];
+  __shared__ uint64_t own[kTileBoxes];
+  __shared__ int before[kMaxWords];
+  __shared__ int num_kept;
+  const int64_t start = image * args.n + chunk.begin;
+  const int present = int(min(chunk.size, w.valid[image] - chunk.begin));
+  const int64_t kept_before = args.kept[image], room = args.max_output - kept_before;
+  const int thread = threadIdx.x, box_in_tile = thread / kLanesPerBox;
+  const int tiles = int(chunk.size) / kTileBoxes;
+  const uint64_t* masks = w.masks + image * chunk.size * tiles;
+  for (int word = thread; word < kMaxWords; word += kReduceThreads) kept.words[word] = 0;
+  if (thread == 0) num_kept = 0;
+  for (int first = 0; first < present; first += kReduceThreads) {
+    const int box = first + thread;
+    const bool exists = box < present;
+    const uint64_t named = exists ? w.summaries[start + box] : 0;
+    const unsigned is_open = __ballot_sync(kAllLanes, exists && !w.removed[start + box]);
+    summaries[box] = named;
+    if (thread % 32 == 0) undecided.words[box / 32] = is_open;
+  }
+  __syncthreads();
+
+  Suppressors ahead[kTilesAhead];
+  const auto load = [&](int tile, Suppressors* to) {
+    const int box = tile * kTileBoxes + box_in_tile;
+    const bool is_open = tile * kTileBoxes < present && undecided.has(box);
+    to->load(is_open, masks + box * tiles, is_open ? summaries[box] : 0, tile);
+  };
+  // Decides a tile and returns whether there is more to do; then `mine` has the tile kTilesAhead later.
+  const auto decide = [&](int tile, Suppressors& mine) {
+    bool is_suppressed = mine.meet(kept);
+    for (int flip = 1; flip < kLanesPerBox; flip *= 2) {
+      is_suppressed |= bool(__shfl_xor_sync(kAllLanes, int(is_suppressed), flip));
+    }
+    if (thread % kLanesPerBox == 0) {
+      open[box_in_tile] = mine.is_open && !is_suppressed;
+      own[box_in_tile] = mine.own;
+    }
+    load(tile + kTilesAhead, &mine);
+    __syncthreads();
+    if (thread < 32) {
+      const bool are_open[] = {open[thread], open[thread + 32]};
+      const uint64_t suppressors[] = {own[thread], own[thread + 32]};
+      const uint64_t found = decide_tile(are_open, suppressors);
+      if (thread == 0) {
+        kept.words[2 * tile] = unsigned(found);
+        kept.words[2 * tile + 1] = unsigned(found >> 32);
+        num_kept += __popcll(found);
+      }
+    }
+    __syncthreads();
+    return (tile + 1) * kTileBoxes < present && num_kept < room;
+  };
+#pragma unroll
+  for (int k = 0; k < kTilesAhead; ++k) load(k, &ahead[k]);
+  bool goes_on = true;
+  for (int tile = 0; goes_on; tile += kTilesAhead) {
+#pragma unroll
+    for (int k = 0; k < kTilesAhead; ++k) goes_on = goes_on && decide(tile + k, ahead[k]);
+  }
+  __syncthreads();  // all have read num_kept
+
+  if (thread < 32) {
+    const int count = count_before(kept, before);
+    if (thread == 0) num_kept = int(min(int64_t(count), args.max_output - kept_before));
+  }
+  __syncthreads();
+  for (int box = thread; box < present; box += kReduceThreads) {
+    const int rank = before[box / 32] + __popc(kept.words[box / 32] & ((1u << (box % 32)) - 1));
+    if (!kept.has(box) || rank >= num_kept) continue;
+    args.indices[image * args.max_output + kept_before + rank] = w.sorted_rows[start + box];
+    w.chunk_kept[image * chunk.size + rank] = uint32_t(chunk.begin + box);
+  }
+  if (thread == 0) {
+    args.kept[image] = kept_before + num_kept;
+    w.num_chunk_kept[image] = num_kept;
+  }
+}
+
+}  // namespace
+}  // namespace fastrpn

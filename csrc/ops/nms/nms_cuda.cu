@@ -1,0 +1,89 @@
+// Greedy NMS on CUDA, without a host synchronisation: every launch is known beforehand, and kernels that have
+// nothing left to do return at once.
+//
+// 1. order: boxes and groups of all images in descending order of score (order_cuda.h).
+// 2. For each chunk of up to kMaxChunk boxes, in that order, all images at once (first_chunk_of):
+//    mask, reduce: the chunk's boxes are decided (chunk_cuda.h);
+//    sweep:        those it kept remove later boxes (sweep_cuda.h).
+//    When an image has max_output boxes, the rest of its work is skipped.
+// Less than kMaxChunk boxes of an image, and at most 8 kMaxChunk in all, take three launches, unless a small
+// max_output may end the search early and the chunks are smaller.
+//
+// Cost: n log n to sort, chunk * n / 2 pair tests in the chunks, in the sweeps kept * n / 256 tests of
+// regions and those pairs that they cannot rule out. Memory: about 75 bytes a box (float64: 91) with the
+// sort's share, plus masks of at most kMaskBytes.
+// Numerics: the IoU test is the CPU's bit for bit (iou_test.h; compiled without FMA contraction).
+#include "ops/nms/chunk_cuda.h"
+#include "ops/nms/order_cuda.h"
+#include "ops/nms/sweep_cuda.h"
+
+namespace fastrpn {
+namespace {
+
+template <typename T>
+Status launch(const NmsArgs& args, void* workspace, Stream stream) {
+  using C = compute_t<T>;
+  WorkspaceCursor cursor(workspace);
+  const Workspace<C> w = lay_out<C>(args, cursor);
+  const unsigned batch = unsigned(args.batch);
+  if (args.n == 0 || args.max_output == 0) {
+    if (args.max_output > 0) {
+      const size_t bytes = size_t(args.batch * args.max_output) * 8;
+      FASTRPN_TRY(status_of(cudaMemsetAsync(args.indices, 0xff, bytes, stream)));
+    }
+    return status_of(cudaMemsetAsync(args.kept, 0, size_t(args.batch) * 8, stream));
+  }
+  FASTRPN_TRY(launch_order<T>(args, w, stream));
+
+  Chunk<C> chunk{0, first_chunk_of(args), IouTest<C>(args.iou_threshold)};
+  const int64_t largest_chunk = chunk_of(args);
+  const dim3 all_boxes(unsigned(ceil_div(args.n, int64_t(kThreads))), batch);
+  for (;;) {
+    const unsigned tiles = unsigned(chunk.size / kTileBoxes);
+    const dim3 pairs_of_tiles(tiles * (tiles + 1) / 2, batch);
+    FASTRPN_TRY(
+        FASTRPN_LAUNCH(nms_mask_kernel<C>, pairs_of_tiles, 4 * kTileBoxes, 0, stream, args, w, chunk));
+    FASTRPN_TRY(FASTRPN_LAUNCH(nms_reduce_kernel<C>, batch, kReduceThreads, 0, stream, args, w, chunk));
+    if (chunk.begin + chunk.size >= args.n) return nullptr;
+    const Slices slices = slices_of(int64_t(all_boxes.x) * batch, chunk.size);
+    const dim3 pairs(all_boxes.x, batch, slices.count);
+    FASTRPN_TRY(
+        FASTRPN_LAUNCH(nms_sweep_kernel<C>, pairs, kThreads, 0, stream, args, w, chunk, slices.round));
+    chunk.begin += chunk.size;
+    chunk.size = min(2 * chunk.size, largest_chunk);
+  }
+}
+
+template <typename C>
+Status workspace_bytes(const NmsArgs& args, size_t* bytes) {
+  WorkspaceCursor cursor(nullptr);
+  lay_out<C>(args, cursor);
+  size_t sort;
+  FASTRPN_TRY(sort_bytes<C>(args, &sort));
+  cursor.take<char>(int64_t(sort));
+  *bytes = cursor.bytes();
+  return nullptr;
+}
+
+Status check_limits(const NmsArgs& args) {
+  if (args.batch > 65535) return "nms: more than 65535 images";
+  if (args.batch * args.n >= int64_t(1) << 31) return "nms: 2^31 boxes or more";
+  return nullptr;
+}
+
+}  // namespace
+
+Status nms_workspace_bytes(const NmsArgs& args, size_t* bytes) {
+  FASTRPN_TRY(check_limits(args));
+  return args.dtype == DType::float64 ? workspace_bytes<double>(args, bytes)
+                                      : workspace_bytes<float>(args, bytes);
+}
+
+Status nms_cuda(const NmsArgs& args, void* workspace, Stream stream) {
+  if (args.batch == 0) return nullptr;
+  FASTRPN_TRY(check_limits(args));
+  return dispatch(args.dtype,
+                  [&](auto tag) { return launch<typename decltype(tag)::type>(args, workspace, stream); });
+}
+
+}  // namespace fastrpn

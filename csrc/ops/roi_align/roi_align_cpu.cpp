@@ -1,0 +1,160 @@
+// roi_align on the CPU: SIMD across channels.
+//
+// A bin is a weighted sum over a small patch of cells (plan_cpu.h), taken for a block of channels at
+// once. A map that is channels last is read where it lies; of any other the part that a tile of RoIs reads
+// is packed first (cpu/roi_tiles.h), and the pooled block is transposed into the output. Levels of a
+// pyramid are maps like images of a batch. Work: channels * (cells in patches + cells packed).
+//
+// Threads own (tile, block) pairs, or RoIs of a channels-last map; no result depends on the split.
+// Numerics: sums in float (double for float64), in the order of the cells; they differ from torchvision's,
+// which adds sample by sample, by rounding alone.
+#include "cpu/roi_tiles.h"
+#include "math/dispatch.h"
+#include "ops/roi_align/plan_cpu.h"
+#include "ops/roi_align/roi_align.h"
+
+namespace fastrpn::FASTRPN_SIMD_LEVEL {
+namespace {
+
+// All bins of a RoI for kCount vectors of channels; bins lie `stride` elements apart in the output.
+template <typename T, int kCount>
+void align_bins(Cells<const T> cells, AxisTaps<T> rows, AxisTaps<T> columns, const RoiAlignArgs& args,
+                T* output, int64_t stride) {
+  for (int64_t ph = 0; ph < args.pooled_height; ++ph) {
+    for (int64_t pw = 0; pw < args.pooled_width; ++pw, output += stride) {
+      Vec<T> sum[kCount] = {};
+      for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
+        const int64_t row = cells.start + rows.cell[r] * cells.row;
+        Vec<T> row_sum[kCount] = {};
+        for (int32_t c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
+          const T* cell = cells.memory + (row + columns.cell[c] * cells.cell);
+          for (int k = 0; k < kCount; ++k) {
+            row_sum[k] += load(cell + k * kLanes<T>) * columns.weight[c];
+          }
+        }
+        for (int k = 0; k < kCount; ++k) sum[k] += row_sum[k] * rows.weight[r];
+      }
+      for (int k = 0; k < kCount; ++k) store<T>(sum[k], output + k * kLanes<T>);
+    }
+  }
+}
+
+// A single channel, any layout: for RoIs too large to pack.
+template <typename T, typename Stored>
+void align_plainly(Cells<const Stored> cells, AxisTaps<T> rows, AxisTaps<T> columns, const RoiAlignArgs& args,
+                   Stored* output, int64_t stride) {
+  for (int64_t ph = 0; ph < args.pooled_height; ++ph) {
+    for (int64_t pw = 0; pw < args.pooled_width; ++pw, output += stride) {
+      T sum = 0;
+      for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
+        T row_sum = 0;
+        for (int32_t c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
+          row_sum += widen(*cells.at(rows.cell[r], columns.cell[c])) * columns.weight[c];
+        }
+        sum += row_sum * rows.weight[r];
+      }
+      *output = narrow<Stored>(sum);
+    }
+  }
+}
+
+// Everything that is fixed for one call.
+template <typename T, typename Stored>
+struct Call {
+  const RoiAlignArgs& args;
+  const AlignPlan<T> plan;
+  const PooledLayout pooled = plan.pooled();
+
+  Call(const RoiAlignArgs& args, const ParallelFor& parallel_for) : args(args), plan(args, parallel_for) {}
+
+  const Stored* map(int64_t map, int64_t channel) const {
+    return static_cast<const Stored*>(plan.level_of(map).features) + plan.offset_in_level(map, channel);
+  }
+  Cells<const Stored> cells(int64_t map, int64_t channel) const {
+    const MapLayout layout = plan.layout_of(map);
+    return {this->map(map, channel), 0, layout.row, layout.cell};
+  }
+  Stored* output(int64_t n, int64_t channel) const {
+    return static_cast<Stored*>(args.output) + pooled.offset(n, channel);
+  }
+  void clear(int64_t n) const {
+    memset(static_cast<void*>(output(n, 0)), 0, size_t(pooled.roi_size()) * sizeof(Stored));
+  }
+};
+
+template <typename T, typename Stored>
+void align_packed(const Call<T, Stored>& call, const ParallelFor& parallel_for) {
+  const RoiAlignArgs& args = call.args;
+  const AlignPlan<T>& plan = call.plan;
+  const Tiling tiling(plan.map_of(), plan.region_of(), args.num_rois, args.num_levels * args.batch,
+                      fair_tile(args.num_rois, args.channels, parallel_for), kTileCells);
+  for (int64_t i = tiling.num_active; i < args.num_rois; ++i) call.clear(tiling.order[i]);
+
+  const auto align_tile = [&](const Tile& tile, int64_t channel, int64_t channels, Cells<const T> cells) {
+    if (!tile.packable()) {
+      const int64_t n = tiling.order[tile.begin];
+      for (int64_t c = channel; c < channel + channels; ++c) {
+        align_plainly(call.cells(tile.map, c), plan.rows(n), plan.columns(n), args, call.output(n, c),
+                      call.pooled.bin_stride());
+      }
+      return;
+    }
+    Buffer<T> block(call.pooled.bins * kBlock);
+    for (int64_t i = tile.begin; i < tile.end; ++i) {
+      const int64_t n = tiling.order[i];
+      for (int c = 0; c < kBlock; c += kVectors<T> * kLanes<T>) {
+        align_bins<T, kVectors<T>>(cells.from_channel(c), plan.rows(n), plan.columns(n), args,
+                                   block.data() + c, kBlock);
+      }
+      place(block.data(), channels, call.pooled, call.output(n, channel));
+    }
+  };
+  for_each_block<T>(
+      tiling, plan.region_of(), args.channels, parallel_for,
+      [&](int64_t map, int64_t channel) { return call.map(map, channel); },
+      [&](int64_t map) { return plan.layout_of(map); }, align_tile);
+}
+
+// Channels last and nothing to widen: features are read and results written in place.
+template <typename T>
+void align_in_place(const Call<T, T>& call, const ParallelFor& parallel_for) {
+  const RoiAlignArgs& args = call.args;
+  const auto align_channels = [&](auto vectors, int64_t n, int64_t channel) {
+    align_bins<T, decltype(vectors)::value>(call.cells(call.plan.map_of()[n], channel), call.plan.rows(n),
+                                            call.plan.columns(n), args, call.output(n, channel),
+                                            args.channels);
+  };
+  parallel_for(args.num_rois, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      if (call.plan.map_of()[n] < 0) {
+        call.clear(n);
+        continue;
+      }
+      int64_t channel = 0;
+      for (; channel + kVectors<T> * kLanes<T> <= args.channels; channel += kVectors<T> * kLanes<T>) {
+        align_channels(Count<kVectors<T>>(), n, channel);
+      }
+      for (; channel < args.channels; channel += kLanes<T>) align_channels(Count<1>(), n, channel);
+    }
+  });
+}
+
+template <typename Stored>
+void align(const RoiAlignArgs& args, const ParallelFor& parallel_for) {
+  using T = compute_t<Stored>;
+  const Call<T, Stored> call(args, parallel_for);
+  if constexpr (sizeof(T) == sizeof(Stored)) {
+    if (args.channels_last && args.channels % kLanes<T> == 0) return align_in_place(call, parallel_for);
+  }
+  align_packed(call, parallel_for);
+}
+
+}  // namespace
+
+void roi_align_cpu(const RoiAlignArgs& args, const ParallelFor& all_threads) {
+  const int64_t elements = args.num_rois * args.channels * args.pooled_height * args.pooled_width;
+  const ParallelFor parallel_for = threads_for(elements, all_threads);
+  dispatch(args.dtype, [&](auto tag) { align<typename decltype(tag)::type>(args, parallel_for); });
+}
+
+}  // namespace fastrpn::FASTRPN_SIMD_LEVEL
