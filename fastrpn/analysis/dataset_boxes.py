@@ -41,7 +41,7 @@ def dataset_boxes(dataset: Sized, config: ModelConfig | None = None) -> GroundTr
             kept = kept[~target["ignore"].bool()]
         size = torch.tensor([height, width], dtype=torch.float32)
         if transform:
-            resized = torch.floor(size.double() * transform.scale(height, width)).float()
+            resized = torch.tensor(transform.resized(height, width), dtype=torch.float32)
             kept = kept * (resized / size).flip(0).repeat(2)
             size = resized
         boxes.append(kept)

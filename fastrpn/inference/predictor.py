@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrpn.data.dataset import with_background
+from fastrpn.data.dataset import name_classes
 from fastrpn.distributed import local_device
 from fastrpn.errors import BadDataPolicy
 from fastrpn.images import array_as_rgb, image_to_tensor, read_image
@@ -81,7 +81,7 @@ class Predictor:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         if isinstance(checkpoint, FasterRCNN):
             self.model = checkpoint.eval()
-            self.classes = _name_classes(self.model, classes)
+            self.classes = name_classes(self.model.num_classes, classes)
         else:
             self.model, self.classes = load_model(checkpoint, local_device(device))
         self.device = next(self.model.parameters()).device
@@ -169,16 +169,6 @@ class Predictor:
             return detection
         keep = detection["scores"] >= self.score_threshold
         return {name: value[keep] for name, value in detection.items()}
-
-
-def _name_classes(model: FasterRCNN, classes: Sequence[str] | None) -> list[str]:
-    """The given names, or numbers, "__background__" first."""
-    named = with_background(classes or [str(label) for label in range(1, model.num_classes)])
-    if len(named) != model.num_classes:
-        raise ValueError(
-            f"classes has {len(named)} names with the background, the model {model.num_classes}"
-        )
-    return named
 
 
 def _to_tensor(image: Image) -> Tensor:

@@ -65,6 +65,25 @@ class ImageTransform(nn.Module):
         scales = (sizes / _image_sizes(images, batch.device)).mean(1)
         return ImageBatch(batch, sizes, scales)
 
+    def uniform(
+        self, images: Tensor, memory_format: torch.memory_format = torch.channels_last
+    ) -> ImageBatch:
+        """Images [B, 3, H, W] of one size as the same batch that a list of them would become.
+
+        H and W may be symbols of an export: no branch asks for their values.
+        """
+        height, width = images.shape[2:]
+        size = self.resized(height, width)
+        resized = F.interpolate(self._normalize(images), size=size, mode="bilinear")
+        step = self.config.size_divisible
+        bottom, right = ((side + step - 1) // step * step - side for side in size)
+        padded = F.pad(resized, (0, right, 0, bottom)).contiguous(memory_format=memory_format)
+        sizes, original = (
+            torch.tensor([list(pair)], device=images.device).expand(len(images), 2)
+            for pair in (size, (height, width))
+        )
+        return ImageBatch(padded, sizes, (sizes / original).mean(1))
+
     def ground_truth(
         self, targets: Sequence[dict[str, Tensor]], images: Sequence[Tensor], batch: ImageBatch
     ) -> GroundTruth:
@@ -105,23 +124,25 @@ class ImageTransform(nn.Module):
 
     def _normalize(self, image: Tensor) -> Tensor:
         image = (image - self.mean) / self.std
-        return image.flip(0) if self.config.bgr else image
+        return image.flip(-3) if self.config.bgr else image
 
     def _resize(self, image: Tensor) -> Tensor:
-        scale = self.scale(*image.shape[1:])
-        if scale == 1.0 or (self.training and not self.resizes_training_images):
+        if self.training and not self.resizes_training_images:
             return image
-        return F.interpolate(
-            image[None], scale_factor=scale, mode="bilinear", recompute_scale_factor=True
-        )[0]
+        size = self.resized(*image.shape[1:])
+        if size == image.shape[1:]:
+            return image
+        return F.interpolate(image[None], size=size, mode="bilinear")[0]
 
-    def scale(self, height: int, width: int) -> float:
-        """The factor that brings the short side to min_size and keeps the long one in max_size."""
-        config = self.config
-        scale = config.min_size / min(height, width)
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels of the network: the short side becomes min_size, unless the
+        long one would exceed max_size. Rounded down as torchvision does, but never to nothing."""
+        config = self.config  # sym_min is min, of an export's symbols, too
+        scale = config.min_size / torch.sym_min(height, width)
         if config.max_size is not None:
-            scale = min(scale, config.max_size / max(height, width))
-        return scale
+            scale = torch.sym_min(scale, config.max_size / torch.sym_max(height, width))
+        height, width = (torch.sym_max(math.trunc(side * scale), 1) for side in (height, width))
+        return height, width
 
 
 def _box_scale(images: Sequence[Tensor], batch: ImageBatch) -> Tensor:

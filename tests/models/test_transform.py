@@ -11,15 +11,19 @@ PLAIN = {"image_mean": (0, 0, 0), "image_std": (1, 1, 1), "size_divisible": 32}
 
 
 @pytest.mark.parametrize(
-    ("options", "size", "scale"),
+    ("options", "size", "resized"),
     [
-        ({"min_size": 600, "max_size": None}, (300, 900), 2.0),
-        ({"min_size": 600, "max_size": 1000}, (300, 900), 1000 / 900),
-        ({"min_size": 600, "max_size": 1000}, (480, 640), 1.25),
+        ({"min_size": 600, "max_size": None}, (300, 900), (600, 1800)),
+        ({"min_size": 600, "max_size": 1000}, (300, 900), (333, 1000)),
+        ({"min_size": 600, "max_size": 1000}, (480, 640), (600, 800)),
+        ({"min_size": 600, "max_size": 1000}, (1, 5000), (1, 1000)),  # not to a height of 0
     ],
 )
-def test_scale(options, size, scale):
-    assert ImageTransform(ModelConfig(**options)).scale(*size) == pytest.approx(scale)
+def test_resized(options, size, resized):
+    transform = ImageTransform(ModelConfig(**options))
+    assert transform.resized(*size) == resized
+    assert transform.resized(*size[::-1]) == resized[::-1]
+    assert transform([torch.rand(3, *size)]).sizes.tolist() == [list(resized)]
 
 
 def test_mixed_sizes_are_padded_to_the_largest():
