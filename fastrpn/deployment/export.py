@@ -42,11 +42,11 @@ def export(
 ) -> Path:
     """Writes a detector to a file that runs without its Python code.
 
-    The exported model takes float32 RGB images [3, H, W] in 0..1 and returns ``boxes`` [D, 4] (xyxy,
-    pixels of the input), ``scores`` [D] and ``labels`` int64 [D], best first, D being the model's
-    ``detections_per_image``; behind the last detection all three are 0. With ``batch`` it takes
-    [B, 3, H, W], the three have B in front, and ``counts`` int64 [B] says how many are detections.
-    On the model's device, in its precision.
+    The exported model takes float32 RGB images [3, H, W] in 0..1 and returns ``boxes`` [D, 4]
+    (xyxy, pixels of the input), ``scores`` [D] and ``labels`` int64 [D], best first, D being the
+    model's ``detections_per_image``; behind the last detection all three are 0. With ``batch`` it
+    takes [B, 3, H, W], the three have B in front, and ``counts`` int64 [B] says how many are
+    detections.
 
     Args:
         model: a detector, or the file of a training. Detections are those of evaluation mode, with

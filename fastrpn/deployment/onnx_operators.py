@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from onnx import TensorProto
-from onnxscript import opset20 as op
+from onnxscript import opset20
 
 from fastrpn.ops.box_coding import DEFAULT_CLIP
 
@@ -26,8 +26,8 @@ __all__ = ["OPSET", "translations"]
 
 OPSET = 20
 
-# What flows between ONNX operators while a graph is built; its arithmetic makes further operators.
-Value = Any
+op: Any = opset20  # its types are those of numbers, not of the values of a graph
+Value = Any  # what flows between operators while a graph is built
 
 _OUT = -1.0  # the score of a box that takes no part; those of others are never negative
 

@@ -98,6 +98,7 @@ def trace(program: DetectionProgram, size: InputSize) -> ExportedProgram:
         if side is None
     }
     example = torch.rand(shape, device=next(program.parameters()).device)
-    # Without the second, a map of one row would need a program of its own.
-    with torch.no_grad(), _config.patch(backed_size_oblivious=True):
+    # Else a map of one row would need a program of its own.
+    no_size_is_special = _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    with torch.no_grad(), no_size_is_special:
         return torch.export.export(program, (example,), dynamic_shapes=(free,), strict=False)

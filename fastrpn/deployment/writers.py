@@ -51,9 +51,9 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: Metadata) -> None
             custom_translation_table=translations(len(metadata.classes)),
         )
     assert converted is not None  # only torch's former exporter returns nothing
+    shape = converted.model.graph.inputs[0].shape
     for axis, name in ((-2, "height"), (-1, "width")):
-        shape = converted.model.graph.inputs[0].shape
-        if not isinstance(shape[axis], int):
+        if shape is not None and not isinstance(shape[axis], int):
             shape[axis] = name
     converted.model.metadata_props.update(metadata.strings())
     converted.save(path)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastrpn.data.dataset import name_classes
+from fastrpn.deployment import ExportedModel, is_exported
 from fastrpn.distributed import local_device
 from fastrpn.errors import BadDataPolicy
 from fastrpn.images import array_as_rgb, image_to_tensor, read_image
@@ -33,10 +34,10 @@ class Predictor:
     """A trained model, ready for images.
 
     Args:
-        checkpoint: file of :func:`fastrpn.training.train`, or a model, which is used where it is
-            and put into evaluation mode.
+        checkpoint: file of :func:`fastrpn.training.train` or of :func:`fastrpn.export`, or a model,
+            which is used where it is and put into evaluation mode.
         device: where a checkpoint's model runs: "auto" (a GPU if it can be used, else the CPU),
-            "cpu", "cuda", ... A model is not moved.
+            "cpu", "cuda", ... A model is not moved, nor an exported one that was compiled.
         batch_size: images in one pass through the network.
         score_threshold: lowest score of a detection, 0 to 1, lower than the model's own, too; None:
             the model's own.
@@ -52,7 +53,9 @@ class Predictor:
     Raises:
         ValueError: a ``batch_size`` below 1, a ``score_threshold`` outside [0, 1], an unknown
             ``precision``, ``cuda_graph`` on a device
-            that is no GPU, a bad checkpoint, or another number of ``classes`` than the model's.
+            that is no GPU, a bad checkpoint, or another number of ``classes`` than the model's. Of
+            an exported model: a ``score_threshold`` lower than its own, a ``precision`` or
+            ``cuda_graph``, which are settled.
 
     Example::
 
@@ -79,21 +82,36 @@ class Predictor:
             raise ValueError(f"score_threshold must be in [0, 1], got {score_threshold}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.batch_size = batch_size
+        self.score_threshold = score_threshold
+        self.precision = precision
+        if not isinstance(checkpoint, FasterRCNN) and is_exported(checkpoint):
+            self._use_exported(ExportedModel(checkpoint, local_device(device)), cuda_graph)
+            return
         if isinstance(checkpoint, FasterRCNN):
             self.model = checkpoint.eval()
             self.classes = name_classes(self.model.num_classes, classes)
         else:
             self.model, self.classes = load_model(checkpoint, local_device(device))
         self.device = next(self.model.parameters()).device
-        self.batch_size = batch_size
-        self.score_threshold = score_threshold
-        self.precision = precision
         above = None if score_threshold is None else self._floor(score_threshold)
         self.detect = (
             graphed(self.model, score_threshold=above)
             if cuda_graph
             else partial(self.model, score_threshold=above)
         )
+
+    def _use_exported(self, model: ExportedModel, cuda_graph: bool) -> None:
+        own = model.metadata.score_threshold
+        if self.score_threshold is not None and self.score_threshold < own:
+            raise ValueError(
+                f"score_threshold must be at least {own}, with which {model.path} was exported, "
+                f"got {self.score_threshold}"
+            )
+        if cuda_graph or self.precision != "fp32":
+            option = "cuda_graph" if cuda_graph else f"precision {self.precision}"
+            raise ValueError(f"{option}: {model.path} was exported and cannot be changed")
+        self.classes, self.device, self.detect = model.metadata.classes, model.device, model
 
     def _floor(self, score_threshold: float) -> float:
         """What the model's scores must exceed; `_select` keeps those at the threshold, too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,8 +142,11 @@ class ImageTransform(nn.Module):
         scale = config.min_size / torch.sym_min(height, width)
         if config.max_size is not None:
             scale = torch.sym_min(scale, config.max_size / torch.sym_max(height, width))
-        height, width = (torch.sym_max(math.trunc(side * scale), 1) for side in (height, width))
-        return height, width
+        return _at_least_1(height * scale), _at_least_1(width * scale)
+
+
+def _at_least_1(size: Any) -> Any:  # a number, or a symbol for one
+    return torch.sym_max(math.trunc(size), 1)
 
 
 def _box_scale(images: Sequence[Tensor], batch: ImageBatch) -> Tensor:
