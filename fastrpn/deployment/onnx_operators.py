@@ -114,26 +114,34 @@ def _generate_proposals(
 
 def _decode(deltas: Value, anchors: Value) -> Value:
     """`ops.decode_boxes` with weights of 1."""
-    x1y1, x2y2 = _halves(anchors)
-    size = op.Sub(x2y2, x1y1)
+    size = _sides(anchors)
+    middle = op.Add(_columns(anchors, 0, 2), op.Mul(size, _float(0.5)))
     shift, growth = _halves(deltas)
-    centre = op.Add(op.Mul(shift, size), op.Add(x1y1, op.Mul(size, _float(0.5))))
+    centre = op.Add(op.Mul(shift, size), middle)
     half = op.Mul(op.Mul(op.Exp(op.Min(growth, _float(DEFAULT_CLIP))), size), _float(0.5))
     return op.Concat(op.Sub(centre, half), op.Add(centre, half), axis=-1)
 
 
 def _halves(boxes: Value) -> tuple[Value, Value]:
     """[..., 4] -> [..., 2], [..., 2]."""
-    return op.Slice(boxes, _ints(0), _ints(2), _ints(-1)), op.Slice(
-        boxes, _ints(2), _ints(4), _ints(-1)
-    )
+    return _columns(boxes, 0, 2), _columns(boxes, 2, 4)
+
+
+def _columns(values: Value, start: int, end: int) -> Value:
+    """Of the last dimension."""
+    return op.Slice(values, _ints(start), _ints(end), _ints(-1))
+
+
+def _sides(boxes: Value) -> Value:
+    """[..., 4] -> widths and heights [..., 2]."""
+    x1y1, x2y2 = _halves(boxes)
+    return op.Sub(x2y2, x1y1)
 
 
 def _by_rank(boxes: Value, min_size: float) -> Value:
     """Boxes [B, k, 4], best first -> scores [B, k]: k for the first, 1 for the last, without ties;
     `_OUT` for a box that is too small."""
-    x1y1, x2y2 = _halves(boxes)
-    shortest = op.ReduceMin(op.Sub(x2y2, x1y1), _ints(2), keepdims=0)
+    shortest = op.ReduceMin(_sides(boxes), _ints(2), keepdims=0)
     count = op.Squeeze(op.Shape(boxes, start=1, end=2))
     descending = op.Cast(
         op.Range(count, op.Constant(value_int=0), op.Constant(value_int=-1)), to=TensorProto.FLOAT
@@ -208,12 +216,11 @@ def _roi_align(
     aligned: bool,
 ) -> Value:
     def pool(level: int, rois: Value) -> Value:
-        image = op.Cast(
-            op.Squeeze(op.Slice(rois, _ints(0), _ints(1), _ints(1)), _ints(1)), to=TensorProto.INT64
-        )
-        return op.RoiAlign(
+        image = op.Cast(op.Squeeze(_columns(rois, 0, 1), _ints(1)), to=TensorProto.INT64)
+        boxes = _columns(rois, 1, 5)
+        pooled = op.RoiAlign(
             inputs[level],
-            op.Slice(rois, _ints(1), _ints(5), _ints(1)),
+            boxes,
             image,
             mode="avg",
             output_height=height,
@@ -222,6 +229,11 @@ def _roi_align(
             spatial_scale=spatial_scales[level],
             coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
         )
+        if sampling_ratio > 0 or not aligned:
+            return pooled
+        # A box without area has no samples; OpenVINO's mean of none is NaN.
+        has_area = op.Greater(op.ReduceMin(_sides(boxes), _ints(1)), _float(0.0))
+        return op.Where(op.Unsqueeze(has_area, _ints(2, 3)), pooled, _float(0.0))
 
     if roi_levels is None:
         return pool(0, rois)
