@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from onnxscript import opset20
 
 from fastrpn.ops.box_coding import DEFAULT_CLIP
@@ -60,6 +60,7 @@ def translations(num_classes: int) -> dict[Callable, Callable]:
         ops.roi_pool.default: _roi_pool,
         # As in Python, in double precision: in torch's own, of floats, sizes would be a pixel off.
         operator.truediv: lambda a, b: op.Div(_double(a), _double(b)),
+        operator.mul: lambda a, b: op.Mul(_number(a), _number(b)),
         torch.sym_float: _double,
         math.trunc: lambda a: op.Cast(a, to=TensorProto.INT64),
     }
@@ -74,7 +75,15 @@ def _float(value: float) -> Value:
 
 
 def _double(value: Value) -> Value:
-    return op.Cast(value, to=TensorProto.DOUBLE)
+    return op.Cast(_number(value), to=TensorProto.DOUBLE)
+
+
+def _number(value: Value) -> Value:
+    """A number of the program's as int64 or double; other values as they are."""
+    kinds = {int: TensorProto.INT64, float: TensorProto.DOUBLE}
+    if type(value) not in kinds:
+        return value
+    return op.Constant(value=helper.make_tensor("", kinds[type(value)], [], [value]))
 
 
 def _generate_proposals(

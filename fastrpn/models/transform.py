@@ -142,11 +142,11 @@ class ImageTransform(nn.Module):
         scale = config.min_size / torch.sym_min(height, width)
         if config.max_size is not None:
             scale = torch.sym_min(scale, config.max_size / torch.sym_max(height, width))
-        return _at_least_1(height * scale), _at_least_1(width * scale)
+        return _scaled(height, scale), _scaled(width, scale)
 
 
-def _at_least_1(size: Any) -> Any:  # a number, or a symbol for one
-    return torch.sym_max(math.trunc(size), 1)
+def _scaled(side: Any, scale: Any) -> Any:  # numbers, or symbols for them
+    return torch.sym_max(math.trunc(torch.sym_float(side) * scale), 1)
 
 
 def _box_scale(images: Sequence[Tensor], batch: ImageBatch) -> Tensor:
