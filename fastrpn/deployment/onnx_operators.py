@@ -117,8 +117,10 @@ def _generate_proposals(
         first = op.Add(first, size)
     boxes, scores = op.Concat(*all_boxes, axis=1), op.Concat(*all_scores, axis=1)
     best, row, counts = _best(scores, post_nms_top_n)
-    padded = op.Pad(boxes, _ints(0, 0, 0, 0, post_nms_top_n, 0))
-    return _rows(padded, row), op.Max(best, _float(0.0)), counts
+    is_padding = op.Less(row, _ints(0))
+    boxes = _rows(boxes, op.Max(row, _ints(0)))
+    boxes = op.Where(op.Unsqueeze(is_padding, _ints(2)), _float(0.0), boxes)
+    return boxes, op.Where(is_padding, _float(0.0), best), counts
 
 
 def _decode(deltas: Value, anchors: Value) -> Value:
@@ -179,8 +181,8 @@ def _nms_of_classes(
         max_output,
     )
     kept = op.Reshape(op.Transpose(op.Reshape(kept, shape), perm=[0, 2, 1]), op.Shape(scores))
-    best, row, counts = _best(op.Where(kept, scores, _float(_OUT)), max_output)
-    return op.Where(op.GreaterOrEqual(best, _float(0.0)), row, _ints(-1)), counts
+    _, row, counts = _best(op.Where(kept, scores, _float(_OUT)), max_output)
+    return row, counts
 
 
 def _suppress(boxes: Value, scores: Value, iou_threshold: float, max_output: int) -> Value:
@@ -201,12 +203,13 @@ def _suppress(boxes: Value, scores: Value, iou_threshold: float, max_output: int
 
 
 def _best(scores: Value, number: int) -> tuple[Value, Value, Value]:
-    """The best of scores [B, N], padded where there are fewer: scores and rows [B, number], and how
-    many of an image take part, [B]."""
+    """The best of scores [B, N]: they and their rows [B, number], and how many there are, [B]; past
+    those, rows are -1."""
     padded = op.Pad(scores, _ints(0, 0, 0, number), _float(_OUT))
     best, row = op.TopK(padded, _ints(number), axis=1, largest=1, sorted=1)
-    real = op.Cast(op.GreaterOrEqual(best, _float(0.0)), to=TensorProto.INT64)
-    return best, row, op.ReduceSum(real, _ints(1), keepdims=0)
+    real = op.GreaterOrEqual(best, _float(0.0))
+    counts = op.ReduceSum(op.Cast(real, to=TensorProto.INT64), _ints(1), keepdims=0)
+    return best, op.Where(real, row, _ints(-1)), counts
 
 
 def _rows(values: Value, row: Value) -> Value:
