@@ -1,9 +1,11 @@
 """Detectors whose detections can be compared: random weights alone give equal scores everywhere."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
-from fastrpn.models import faster_rcnn
+from fastrpn.models import PRESETS, BackboneWithFPN, BoxHead, FasterRCNN, faster_rcnn
 from fastrpn.ops import box_iou
 
 SMALL = {"min_size": 160, "max_size": 260, "size_divisible": 32}
@@ -62,3 +64,22 @@ def unmatched(found, expected):
     equal &= (found["scores"][:, None] - expected["scores"]).abs() <= 1e-3
     equal &= found["labels"][:, None] == expected["labels"]
     return int((~equal.any(0)).sum() + (~equal.any(1)).sum())
+
+
+def timm_detector():
+    """A pyramid on a network of timm."""
+    import timm
+
+    body = timm.create_model("resnet10t", features_only=True, out_indices=(1, 2, 3, 4))
+    info = body.feature_info
+    backbone = BackboneWithFPN(body, info.channels(), info.reduction(), out_channels=32)
+    config = PRESETS["torchvision"].override(**SMALL)
+    head = BoxHead(32 * config.roi_size**2, 32)
+    torch.manual_seed(0)
+    return distinct(FasterRCNN(backbone, head, num_classes=4, config=config))
+
+
+MODELS = {
+    name: partial(detector, name)
+    for name in ("vgg16", "zf", "resnet50_c4", "resnet18_fpn", "resnet50_fpn", "resnet101_fpn")
+} | {"tiny": partial(detector, "tiny"), "timm resnet10t": timm_detector}
