@@ -160,10 +160,8 @@ def main() -> None:
     options = parser.parse_args()
     models = {name: MODELS[name]() for name in options.models}
     trained = {"trained": load_model(options.checkpoint)[0]} if options.checkpoint else {}
-    print(
-        f"{torch.get_num_threads()} threads of {os.cpu_count()} CPUs, torch {torch.__version__}\n"
-    )
-    print(detections_table(trained | models, options.images))
+    print(f"{torch.get_num_threads()} threads of {cpu_name()}, torch {torch.__version__}\n")
+    print(detections_table(trained | models, options.images), flush=True)
     if options.speed:
         full = {"resnet50_fpn": faster_rcnn("resnet50_fpn", 91).eval()}
         print(f"\n{speed_table(trained | full, 480, 640)}")
