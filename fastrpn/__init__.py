@@ -11,6 +11,7 @@ from fastrpn._version import __version__
 _SUBMODULES = (
     "analysis",
     "data",
+    "deployment",
     "drawing",
     "evaluation",
     "images",
@@ -25,6 +26,7 @@ _NAMES = {
     "TrainConfig": "fastrpn.training",
     "accelerate_torchvision": "fastrpn.ops",
     "evaluate": "fastrpn.evaluation",
+    "export": "fastrpn.deployment",
     "faster_rcnn": "fastrpn.models",
     "restore_torchvision": "fastrpn.ops",
     "train": "fastrpn.training",

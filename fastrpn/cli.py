@@ -20,6 +20,7 @@ COMMANDS = {
     "detect": "find objects in images and videos",
     "proposals": "write the proposals of a data set to a file",
     "anchors": "judge anchors: what a model sees of them, which suit your data",
+    "export": "write a model to a file that other programs run: ONNX, torch, AOTInductor",
     "info": "say what was built and what was found at run time",
 }
 

@@ -21,6 +21,7 @@ from fastrpn.data.coco import read_coco_ids
 from fastrpn.data.dataset import AnnotatedImages
 from fastrpn.data.loader import WorkerKilledError
 from fastrpn.demo import run_demo
+from fastrpn.deployment import export
 from fastrpn.drawing import draw_anchors
 from fastrpn.evaluation.coco_ap import MAX_DETECTIONS
 from fastrpn.evaluation.detections import read_detections, write_detections
@@ -372,6 +373,44 @@ def anchors(
         for x1, y1, x2, y2 in boxes.tolist():
             print(f"{x2 - x1:6.1f} x {y2 - y1:6.1f}   ({x1:.1f}, {y1:.1f}, {x2:.1f}, {y2:.1f})")
         print(f"wrote {write_image(output, draw_anchors(boxes, image_size, position))}")
+
+
+@app.command(name="export")
+def export_command(
+    checkpoint: Checkpoint,
+    /,
+    *,
+    format: Literal["onnx", "torch", "aoti"],
+    output: Path,
+    height: int | None = None,
+    width: int | None = None,
+    batch: int | None = None,
+    transform: bool = True,
+) -> None:
+    """Write a model to a file that other programs run.
+
+    It takes RGB images in 0..1 and returns boxes in pixels of them, scores and labels, best first.
+    `fastrpn detect --checkpoint FILE` runs it, too.
+
+    Args:
+        format: onnx (onnxruntime, OpenVINO, ...), torch (a torch.export program), aoti (compiled by
+            AOTInductor, for Python and C++).
+        output: file to write, .onnx or .pt2.
+        height: of the images, pixels; any without it.
+        width: of the images, pixels; any without it.
+        batch: images in one pass, all of one size; without it, one image.
+        transform: normalise, resize and pad in the model; without it, its caller has to.
+    """
+    path = export(
+        checkpoint,
+        output,
+        format=format,
+        height=height,
+        width=width,
+        batch=batch,
+        transform=transform,
+    )
+    print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command

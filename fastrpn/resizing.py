@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import torch
 
 __all__ = ["resized"]
 
@@ -13,7 +16,11 @@ def resized(height: int, width: int, short: int, long: int | None = None) -> tup
 
     The paper's rule is short=600 (section 3.3), py-faster-rcnn adds long=1000.
     """
-    scale = short / min(height, width)
+    scale = short / torch.sym_min(height, width)  # which is min, of an export's symbols, too
     if long is not None:
-        scale = min(scale, long / max(height, width))
-    return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+        scale = torch.sym_min(scale, long / torch.sym_max(height, width))
+    return _scaled(height, scale), _scaled(width, scale)
+
+
+def _scaled(side: Any, scale: Any) -> Any:  # numbers, or symbols for them
+    return torch.sym_max(math.trunc(torch.sym_float(side) * scale), 1)

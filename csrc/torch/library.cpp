@@ -20,7 +20,7 @@ STABLE_TORCH_LIBRARY(fastrpn, m) {
       "allow_low_quality, Tensor? valid) -> (Tensor, Tensor)");
   m.def(
       "generate_proposals(Tensor objectness, Tensor deltas, Tensor anchors, Tensor image_sizes, int "
-      "pre_nms_top_n, int post_nms_top_n, float nms_threshold, float min_size, int[] anchors_per_level) -> "
+      "pre_nms_top_n, int post_nms_top_n, float nms_threshold, float min_size, SymInt[] anchors_per_level) -> "
       "(Tensor, Tensor, Tensor)");
   m.def(
       "roi_pool(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width) -> "

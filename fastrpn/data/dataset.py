@@ -28,6 +28,20 @@ def with_background(classes: Sequence[str]) -> list[str]:
     return [BACKGROUND, *names]
 
 
+def name_classes(num_classes: int, classes: Sequence[str] | None) -> list[str]:
+    """A model's classes: the given names, or numbers, "__background__" first.
+
+    Raises:
+        ValueError: another number of names than ``num_classes``, which counts the background.
+    """
+    names = with_background(classes or [str(label) for label in range(1, num_classes)])
+    if len(names) != num_classes:
+        raise ValueError(
+            f"classes has {len(names)} names with the background, the model {num_classes}"
+        )
+    return names
+
+
 class AnnotatedImages(torch.utils.data.Dataset):
     """SampleTable whose annotations were checked when the data set was opened.
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrpn.data.dataset import with_background
+from fastrpn.data.dataset import name_classes
+from fastrpn.deployment import ExportedModel, is_exported
 from fastrpn.distributed import local_device
 from fastrpn.errors import BadDataPolicy
 from fastrpn.images import array_as_rgb, image_to_tensor, read_image
@@ -33,10 +34,10 @@ class Predictor:
     """A trained model, ready for images.
 
     Args:
-        checkpoint: file of :func:`fastrpn.training.train`, or a model, which is used where it is
-            and put into evaluation mode.
+        checkpoint: file of :func:`fastrpn.training.train` or of :func:`fastrpn.export`, or a model,
+            which is used where it is and put into evaluation mode.
         device: where a checkpoint's model runs: "auto" (a GPU if it can be used, else the CPU),
-            "cpu", "cuda", ... A model is not moved.
+            "cpu", "cuda", ... A model is not moved, nor an exported one that was compiled.
         batch_size: images in one pass through the network.
         score_threshold: lowest score of a detection, 0 to 1, lower than the model's own, too; None:
             the model's own.
@@ -58,7 +59,8 @@ class Predictor:
         ValueError: a ``batch_size`` below 1, a ``score_threshold`` outside [0, 1], an unknown
             ``precision`` or ``nms``, ``cuda_graph`` on a device that is no GPU or with soft-NMS, a
             bad checkpoint, another number of ``classes`` than the model's, a ``tile`` below 1 or an
-            ``overlap`` outside [0, 1).
+            ``overlap`` outside [0, 1). Of an exported model: a ``score_threshold`` lower than its
+            own, a ``precision``, an ``nms`` or ``cuda_graph``, which are settled.
 
     Example::
 
@@ -88,19 +90,26 @@ class Predictor:
             raise ValueError(f"score_threshold must be in [0, 1], got {score_threshold}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.batch_size = batch_size
+        self.score_threshold = score_threshold
+        self.precision = precision
+        self.detect: Callable[[list[Tensor]], list[Detection]]
+        if not isinstance(checkpoint, FasterRCNN) and is_exported(checkpoint):
+            model = ExportedModel(checkpoint, local_device(device))
+            self._use_exported(model, cuda_graph, nms)
+            if tile is not None:
+                self.detect = TiledDetector(model, tile, overlap, batch_size=batch_size)
+            return
         if isinstance(checkpoint, FasterRCNN):
             self.model = checkpoint.eval()
-            self.classes = _name_classes(self.model, classes)
+            self.classes = name_classes(self.model.num_classes, classes)
         else:
             self.model, self.classes = load_model(checkpoint, local_device(device))
         if nms is not None:
             self.model.config = self.model.config.override(box_nms=nms)
         self.device = next(self.model.parameters()).device
-        self.batch_size = batch_size
-        self.score_threshold = score_threshold
-        self.precision = precision
         above = None if score_threshold is None else self._floor(score_threshold)
-        self.detect: Callable[[list[Tensor]], list[Detection]] = (
+        self.detect = (
             graphed(self.model, score_threshold=above)
             if cuda_graph
             else partial(self.model, score_threshold=above)
@@ -108,6 +117,19 @@ class Predictor:
         if tile is not None:
             threshold = self.model.config.box_nms_threshold
             self.detect = TiledDetector(self.detect, tile, overlap, threshold, batch_size)
+
+    def _use_exported(self, model: ExportedModel, cuda_graph: bool, nms: str | None) -> None:
+        own = model.metadata.score_threshold
+        if self.score_threshold is not None and self.score_threshold < own:
+            raise ValueError(
+                f"score_threshold must be at least {own}, with which {model.path} was exported, "
+                f"got {self.score_threshold}"
+            )
+        if cuda_graph or nms is not None or self.precision != "fp32":
+            option = "cuda_graph" if cuda_graph else f"nms {nms}"
+            option = option if cuda_graph or nms else f"precision {self.precision}"
+            raise ValueError(f"{option}: {model.path} was exported and cannot be changed")
+        self.classes, self.device, self.detect = model.metadata.classes, model.device, model
 
     def _floor(self, score_threshold: float) -> float:
         """What the model's scores must exceed; `_select` keeps those at the threshold, too."""
@@ -184,16 +206,6 @@ class Predictor:
             return detection
         keep = detection["scores"] >= self.score_threshold
         return {name: value[keep] for name, value in detection.items()}
-
-
-def _name_classes(model: FasterRCNN, classes: Sequence[str] | None) -> list[str]:
-    """The given names, or numbers, "__background__" first."""
-    named = with_background(classes or [str(label) for label in range(1, model.num_classes)])
-    if len(named) != model.num_classes:
-        raise ValueError(
-            f"classes has {len(named)} names with the background, the model {model.num_classes}"
-        )
-    return named
 
 
 def _to_tensor(image: Image) -> Tensor:

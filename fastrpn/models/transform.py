@@ -52,19 +52,38 @@ class ImageTransform(nn.Module):
         The batch is as large as its largest image, rounded up to a multiple of
         ``size_divisible``; padding is 0 after normalisation.
         """
-        resized = [self._resize(self._normalize(image)) for image in images]
+        sized = [self._resize(self._normalize(image)) for image in images]
         step = self.config.size_divisible
         height, width = (
-            math.ceil(max(image.shape[d] for image in resized) / step) * step for d in (1, 2)
+            math.ceil(max(image.shape[d] for image in sized) / step) * step for d in (1, 2)
         )
         batch = torch.zeros(
-            (len(resized), 3, height, width), dtype=resized[0].dtype, device=resized[0].device
+            (len(sized), 3, height, width), dtype=sized[0].dtype, device=sized[0].device
         ).contiguous(memory_format=memory_format)
-        for row, image in zip(batch, resized, strict=True):
+        for row, image in zip(batch, sized, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = image
-        sizes = _image_sizes(resized, batch.device)
+        sizes = _image_sizes(sized, batch.device)
         scales = (sizes / _image_sizes(images, batch.device)).mean(1)
         return ImageBatch(batch, sizes, scales)
+
+    def uniform(
+        self, images: Tensor, memory_format: torch.memory_format = torch.channels_last
+    ) -> ImageBatch:
+        """Images [B, 3, H, W] of one size as the same batch that a list of them would become.
+
+        H and W may be symbols of an export: no branch asks for their values.
+        """
+        height, width = images.shape[2:]
+        size = resized(height, width, self.config.min_size, self.config.max_size)
+        scaled = F.interpolate(self._normalize(images), size=size, mode="bilinear")
+        step = self.config.size_divisible
+        bottom, right = ((side + step - 1) // step * step - side for side in size)
+        padded = F.pad(scaled, (0, right, 0, bottom)).contiguous(memory_format=memory_format)
+        sizes, original = (
+            torch.tensor([list(pair)], device=images.device).expand(len(images), 2)
+            for pair in (size, (height, width))
+        )
+        return ImageBatch(padded, sizes, (sizes / original).mean(1))
 
     def ground_truth(
         self, targets: Sequence[dict[str, Tensor]], images: Sequence[Tensor], batch: ImageBatch
@@ -106,12 +125,14 @@ class ImageTransform(nn.Module):
 
     def _normalize(self, image: Tensor) -> Tensor:
         image = (image - self.mean) / self.std
-        return image.flip(0) if self.config.bgr else image
+        return image.flip(-3) if self.config.bgr else image
 
     def _resize(self, image: Tensor) -> Tensor:
+        if self.training and not self.resizes_training_images:
+            return image
         height, width = image.shape[1:]
         size = resized(height, width, self.config.min_size, self.config.max_size)
-        if size == (height, width) or (self.training and not self.resizes_training_images):
+        if size == (height, width):
             return image
         return F.interpolate(image[None], size=size, mode="bilinear")[0]
 

@@ -20,6 +20,7 @@ PLAIN = {"image_mean": (0, 0, 0), "image_std": (1, 1, 1), "size_divisible": 32}
         (800, 1333, (1, 1400), (1, 1333)),
         (800, 1333, (2000, 2), (1333, 1)),
         (800, 1333, (1, 1), (800, 800)),
+        (600, 1000, (1, 5000), (1, 1000)),
     ],
 )
 def test_the_size_of_an_image_in_the_network(short, long, size, expected):

@@ -1,0 +1,171 @@
+"""Every model, exported to every format, in every runtime: same detections, seconds, megabytes.
+
+OMP_NUM_THREADS=2 python -m benchmarks.deployment --checkpoint demo/model/last.pt --speed
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.environment import cpu_name
+from benchmarks.tables import table
+from fastrpn.deployment import ExportedModel, export
+from fastrpn.models import FasterRCNN, faster_rcnn
+from fastrpn.models.checkpoint import load_model
+from fastrpn.models.config import ModelConfig
+from tests.deployment.detectors import MODELS, images_of_mixed_sizes, trimmed, unmatched
+from tests.deployment.runtimes import openvino
+
+FORMATS = {"torch": "torch", "aoti": "aoti", "onnxruntime": "onnx", "openvino": "onnx"}
+RUNTIMES = tuple(FORMATS)  # the format of each
+
+Detect = Callable[[Tensor], dict[str, Tensor]]
+
+
+class Difference(NamedTuple):
+    """What a runtime finds, beside what the model finds."""
+
+    detections: int  # of the model
+    unmatched: int  # of either
+    images: int  # looked at
+    pixel_off: int  # images left out: the runtime resizes them to another size
+
+
+class Cost(NamedTuple):
+    export: float  # seconds
+    megabytes: float
+    start: float  # seconds until the file is open and has seen its first image
+
+
+def run_exported(model: FasterRCNN, runtime: str, folder: Path, **size: int) -> tuple[Detect, Cost]:
+    """Exports a model and opens it in a runtime."""
+    format = FORMATS[runtime]
+    path = folder / f"{runtime}.{'onnx' if format == 'onnx' else 'pt2'}"
+    start = time.perf_counter()
+    export(model, path, format=format, **size)
+    exported = time.perf_counter() - start
+    start = time.perf_counter()
+    if runtime == "openvino":
+        compiled = openvino(path)
+
+        def detect(image: Tensor) -> dict[str, Tensor]:
+            return trimmed(*compiled(image))
+    else:
+        opened = ExportedModel(path)
+
+        def detect(image: Tensor) -> dict[str, Tensor]:
+            with torch.inference_mode():
+                return opened([image])[0]
+
+    detect(torch.rand(3, size.get("height", 300), size.get("width", 400)))
+    started = time.perf_counter() - start
+    return detect, Cost(exported, path.stat().st_size / 1e6, started)
+
+
+def compare(model: FasterRCNN, runtime: str, detect: Detect, images: list[Tensor]) -> Difference:
+    """OpenVINO computes the size of a resized image in floats, which for every tenth size is a
+    pixel off: such images are left out, and counted."""
+    detections = differ = pixel_off = 0
+    for image in images:
+        if runtime == "openvino" and not same_size_in_floats(model.config, *image.shape[1:]):
+            pixel_off += 1
+            continue
+        with torch.inference_mode():
+            expected = model([image])[0]
+        detections += len(expected["scores"])
+        differ += unmatched(detect(image), expected)
+    return Difference(detections, differ, len(images), pixel_off)
+
+
+def same_size_in_floats(config: ModelConfig, height: int, width: int) -> bool:
+    """Whether single precision resizes an image to the size that double precision does."""
+    sizes = []
+    for number in (np.float32, np.float64):
+        scale = number(config.min_size) / number(min(height, width))
+        if config.max_size is not None:
+            scale = min(scale, number(config.max_size) / number(max(height, width)))
+        sizes.append([int(number(side) * scale) for side in (height, width)])
+    return sizes[0] == sizes[1]
+
+
+def detections_table(models: dict[str, FasterRCNN], images: int) -> str:
+    """Unmatched detections of each runtime, and what exporting costs."""
+    header = ["model", "detections", *(f"{r}: unmatched" for r in RUNTIMES), "left out (OpenVINO)"]
+    header += ["export, s: torch", "aoti", "onnx", "MB: torch", "aoti", "onnx"]
+    return table(header, _detection_rows(models, images))
+
+
+def _detection_rows(models: dict[str, FasterRCNN], images: int) -> Iterator[list[object]]:
+    for name, model in models.items():
+        found, costs = {}, {}
+        for runtime in RUNTIMES:
+            with TemporaryDirectory() as folder:
+                detect, costs[runtime] = run_exported(model, runtime, Path(folder))
+                found[runtime] = compare(model, runtime, detect, images_of_mixed_sizes(images))
+        formats = [costs[runtime] for runtime in ("torch", "aoti", "onnxruntime")]
+        yield [
+            name,
+            found["torch"].detections,
+            *(found[runtime].unmatched for runtime in RUNTIMES),
+            f"{found['openvino'].pixel_off} of {images} images",
+            *(f"{cost.export:.0f}" for cost in formats),
+            *(f"{cost.megabytes:.1f}" for cost in formats),
+        ]
+
+
+def speed_table(models: dict[str, FasterRCNN], height: int, width: int) -> str:
+    """Milliseconds of an image of that size, the least of some runs, and start-up."""
+    image = images_of_mixed_sizes(1)[0]
+    image = torch.nn.functional.interpolate(image[None], size=(height, width))[0]
+    header = ["model", "runtime", f"ms, {height} x {width}", "start, s", "MB"]
+    rows = [[name, *row] for name, model in models.items() for row in _speed_rows(model, image)]
+    return table(header, rows)
+
+
+def _speed_rows(model: FasterRCNN, image: Tensor) -> Iterator[list[object]]:
+    with torch.inference_mode():
+        yield ["the model itself", milliseconds(model, [image]), "", ""]
+    fixed = {"height": image.shape[1], "width": image.shape[2]}
+    for runtime in RUNTIMES:
+        for size, label in (({}, "any size"), (fixed, "fixed size")):
+            with TemporaryDirectory() as folder:
+                detect, cost = run_exported(model, runtime, Path(folder), **size)
+                least = milliseconds(detect, image)
+            yield [f"{runtime}, {label}", least, f"{cost.start:.2f}", f"{cost.megabytes:.1f}"]
+
+
+def milliseconds(run: Callable, argument: object, repeats: int = 7) -> str:
+    """The least of some runs: a shared machine only adds."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run(argument)
+        times.append(time.perf_counter() - start)
+    return f"{1000 * min(times):.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, help="a trained model, for the tables, too")
+    parser.add_argument("--images", type=int, default=20, help="of mixed sizes, for each model")
+    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--speed", action="store_true", help="measure times, too")
+    options = parser.parse_args()
+    models = {name: MODELS[name]() for name in options.models}
+    trained = {"trained": load_model(options.checkpoint)[0]} if options.checkpoint else {}
+    print(f"{torch.get_num_threads()} threads of {cpu_name()}, torch {torch.__version__}\n")
+    print(detections_table(trained | models, options.images), flush=True)
+    if options.speed:
+        full = {"resnet50_fpn": faster_rcnn("resnet50_fpn", 91).eval()}
+        print(f"\n{speed_table(trained | full, 480, 640)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""A trained detector as a file that other programs run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from fastrpn.data.dataset import name_classes
+from fastrpn.deployment.metadata import Metadata
+from fastrpn.deployment.program import DetectionProgram, InputSize, trace
+from fastrpn.deployment.writers import write_aoti, write_onnx, write_torch
+from fastrpn.files import replacing
+from fastrpn.models.checkpoint import load_model
+from fastrpn.models.faster_rcnn import FasterRCNN
+
+__all__ = ["FORMATS", "export"]
+
+_WRITERS: dict[str, Callable[[ExportedProgram, Path, Metadata], None]] = {
+    "torch": write_torch,
+    "aoti": write_aoti,
+    "onnx": write_onnx,
+}
+FORMATS = tuple(_WRITERS)
+SUFFIXES = {"torch": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}
+
+
+def export(
+    model: FasterRCNN | str | Path,
+    path: str | Path,
+    *,
+    format: str,
+    height: int | None = None,
+    width: int | None = None,
+    batch: int | None = None,
+    transform: bool = True,
+    classes: Sequence[str] | None = None,
+) -> Path:
+    """Writes a detector to a file that runs without its Python code.
+
+    The exported model takes float32 RGB images [3, H, W] in 0..1 and returns ``boxes`` [D, 4]
+    (xyxy, pixels of the input), ``scores`` [D] and ``labels`` int64 [D], best first, D being the
+    model's ``detections_per_image``; behind the last detection all three are 0. With ``batch`` it
+    takes [B, 3, H, W], the three have B in front, and ``counts`` int64 [B] says how many are
+    detections.
+
+    Args:
+        model: a detector, or the file of a training. Detections are those of evaluation mode, with
+            the thresholds that it has now.
+        path: the file: ".pt2" for "torch" and "aoti", ".onnx" for "onnx".
+        format: "torch" (a `torch.export` program, which runs where torch and fastrpn's operator
+            library are), "aoti" (compiled by AOTInductor for this kind of machine, for Python and
+            C++), "onnx" (standard operators of opset 20: onnxruntime, OpenVINO, ...).
+        height, width: of the images, in pixels; any if None.
+        batch: images in one pass, all of one size.
+        transform: whether normalising, resizing and padding are part of it; if not, it takes what
+            ``model.prepare`` makes of images, and boxes are in pixels of that.
+        classes: names of a model's classes, without the background; a file of a training has them.
+
+    Returns:
+        the path.
+
+    Raises:
+        ValueError: an unknown format, another suffix, a size below 1, a size without transform that
+            is no multiple of ``size_divisible``, a model that cannot be exported.
+        ImportError: a package that the format needs is not installed.
+
+    Example::
+
+        export("last.pt", "detector.onnx", format="onnx")
+        detect = fastrpn.Predictor("detector.onnx")
+    """
+    path = Path(path)
+    if format not in _WRITERS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    if path.suffix != SUFFIXES[format]:
+        raise ValueError(f"path of format {format} must end in {SUFFIXES[format]}, got {path}")
+    size = InputSize(height, width, batch)
+    for name, value in size._asdict().items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if format == "onnx":
+        _require("onnx", "onnxscript")
+    if isinstance(model, FasterRCNN):
+        names = name_classes(model.num_classes, classes)
+    elif classes is None:
+        model, names = load_model(model)
+    else:
+        raise ValueError(f"classes: the checkpoint {model} has its own, got {classes!r}")
+    step = model.config.size_divisible
+    for name, value in (("height", height), ("width", width)):
+        if not transform and value is not None and value % step:
+            raise ValueError(f"{name} without transform must be a multiple of {step}, got {value}")
+    with _evaluating(model), replacing(path) as temporary:
+        program = DetectionProgram(model, transform)
+        try:
+            _WRITERS[format](trace(program, size), temporary, Metadata.of(program, names, size))
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"the model cannot be exported as {format}: {reason}") from error
+    return path
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _require(*packages: str) -> None:
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"format onnx needs {' and '.join(missing)}: pip install fastrpn[onnx]")
