@@ -86,8 +86,8 @@ def test_a_threshold_rounded_to_nearest_is_caught():
     mutant = harness.build_mutant(
         "soft_nms",
         "soft_nms_cuda.cu",
-        "round_threshold_down<C>(args.iou_threshold)",
-        "C(args.iou_threshold)",
+        "const auto decay = SoftNmsDecay<C>::of(args.method, args.sigma, args.iou_threshold);",
+        "const SoftNmsDecay<C> decay{args.method, C(args.sigma), C(args.iou_threshold)};",
         "threshold_to_nearest",
     )
     boxes = torch.tensor([[0.0, 0, 10, 1], [0, 0, 3, 1]])

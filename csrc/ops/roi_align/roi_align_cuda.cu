@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads)
   Pack<T, kPack> output;
   for (int k = 0; k < kPack; ++k) output.values[k] = narrow<T>(sum[k]);
   const int64_t to =
-      n * args.channels * bins + (kChannelsLast ? int64_t(item) * kPack : channel * bins + bin);
+      kChannelsLast ? (n * (packs * bins) + item) * kPack : n * (packs * kPack * bins) + channel * bins + bin;
   store_channels<kPack, kChannelsLast>(output, static_cast<T*>(args.output) + to, bins);
 }
 
