@@ -124,7 +124,10 @@ def test_export_writes_a_file_that_detect_runs(checkpoint, data, tmp_path, capsy
     ("options", "message"),
     [
         (["--output", "m.pt"], "path of format torch must end in .pt2, got m.pt"),
-        (["--output", "m.pt2", "--width", "0"], "width must be at least 1, got 0"),
+        (
+            ["--output", "m.pt2", "--width", "0"],
+            "width must be a whole number of at least 1, got 0",
+        ),
         (["--output", "m.pt2", "--format", "caffe"], "caffe"),
     ],
 )
