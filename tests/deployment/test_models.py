@@ -29,7 +29,7 @@ def test_a_trained_model_finds_the_same_everywhere(tmp_path):
     data = generate_synthetic(tmp_path / "data", num_train=200, num_val=20, progress=False)
     config = demo_config(data, tmp_path / "run", seed=0)
     config.steps, config.progress = 400, False
-    model = train(config).model
+    model = train(config).model.eval()
     images = images_of_mixed_sizes(20, data / "JPEGImages")
     for runtime in RUNTIMES:
         run, _ = run_exported(model, runtime, tmp_path)
