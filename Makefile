@@ -37,4 +37,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf build dist demo *.egg-info fastrpn/*.so
+	rm -rf build dist demo *.egg-info fastrpn/*.so fastrpn/include fastrpn/share

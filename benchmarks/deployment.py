@@ -1,6 +1,6 @@
 """Every model, exported to every format, in every runtime: same detections, seconds, megabytes.
 
-OMP_NUM_THREADS=2 python -m benchmarks.deployment --checkpoint demo/model/last.pt --speed
+OMP_NUM_THREADS=2 python -m benchmarks.deployment --trained demo --speed
 """
 
 import argparse
@@ -95,45 +95,49 @@ def same_size_in_floats(config: ModelConfig, height: int, width: int) -> bool:
     return sizes[0] == sizes[1]
 
 
-def detections_table(models: dict[str, FasterRCNN], images: int) -> str:
-    """Unmatched detections of each runtime, and what exporting costs."""
-    header = ["model", "detections", *(f"{r}: unmatched" for r in RUNTIMES), "left out (OpenVINO)"]
-    header += ["export, s: torch", "aoti", "onnx", "MB: torch", "aoti", "onnx"]
-    return table(header, _detection_rows(models, images))
+def detections_table(
+    models: dict[str, FasterRCNN], runtimes: list[str], images: list[Tensor]
+) -> str:
+    """Unmatched detections of each runtime, seconds to export, megabytes."""
+    header = ["model", "detections"]
+    header += [f"{runtime}: unmatched, export s, MB" for runtime in runtimes]
+    header += ["left out (OpenVINO)"]
+    return table(header, _detection_rows(models, runtimes, images))
 
 
-def _detection_rows(models: dict[str, FasterRCNN], images: int) -> Iterator[list[object]]:
+def _detection_rows(
+    models: dict[str, FasterRCNN], runtimes: list[str], images: list[Tensor]
+) -> Iterator[list[object]]:
     for name, model in models.items():
-        found, costs = {}, {}
-        for runtime in RUNTIMES:
+        cells, found = [], {}
+        for runtime in runtimes:
             with TemporaryDirectory() as folder:
-                detect, costs[runtime] = run_exported(model, runtime, Path(folder))
-                found[runtime] = compare(model, runtime, detect, images_of_mixed_sizes(images))
-        formats = [costs[runtime] for runtime in ("torch", "aoti", "onnxruntime")]
-        yield [
-            name,
-            found["torch"].detections,
-            *(found[runtime].unmatched for runtime in RUNTIMES),
-            f"{found['openvino'].pixel_off} of {images} images",
-            *(f"{cost.export:.0f}" for cost in formats),
-            *(f"{cost.megabytes:.1f}" for cost in formats),
-        ]
+                detect, cost = run_exported(model, runtime, Path(folder))
+                found[runtime] = compare(model, runtime, detect, images)
+            cells += [f"{found[runtime].unmatched}, {cost.export:.0f}, {cost.megabytes:.1f}"]
+        detections = max(difference.detections for difference in found.values())
+        left_out = max(difference.pixel_off for difference in found.values())
+        yield [name, detections, *cells, f"{left_out} of {len(images)} images"]
 
 
-def speed_table(models: dict[str, FasterRCNN], height: int, width: int) -> str:
+def speed_table(models: dict[str, FasterRCNN], runtimes: list[str], height: int, width: int) -> str:
     """Milliseconds of an image of that size, the least of some runs, and start-up."""
     image = images_of_mixed_sizes(1)[0]
     image = torch.nn.functional.interpolate(image[None], size=(height, width))[0]
     header = ["model", "runtime", f"ms, {height} x {width}", "start, s", "MB"]
-    rows = [[name, *row] for name, model in models.items() for row in _speed_rows(model, image)]
+    rows = [
+        [name, *row]
+        for name, model in models.items()
+        for row in _speed_rows(model, runtimes, image)
+    ]
     return table(header, rows)
 
 
-def _speed_rows(model: FasterRCNN, image: Tensor) -> Iterator[list[object]]:
+def _speed_rows(model: FasterRCNN, runtimes: list[str], image: Tensor) -> Iterator[list[object]]:
     with torch.inference_mode():
         yield ["the model itself", milliseconds(model, [image]), "", ""]
     fixed = {"height": image.shape[1], "width": image.shape[2]}
-    for runtime in RUNTIMES:
+    for runtime in runtimes:
         for size, label in (({}, "any size"), (fixed, "fixed size")):
             with TemporaryDirectory() as folder:
                 detect, cost = run_exported(model, runtime, Path(folder), **size)
@@ -153,18 +157,25 @@ def milliseconds(run: Callable, argument: object, repeats: int = 7) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, help="a trained model, for the tables, too")
+    parser.add_argument("--trained", type=Path, help="folder of `fastrpn demo`: its model, too")
     parser.add_argument("--images", type=int, default=20, help="of mixed sizes, for each model")
     parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--runtimes", nargs="*", default=list(RUNTIMES), choices=RUNTIMES)
     parser.add_argument("--speed", action="store_true", help="measure times, too")
     options = parser.parse_args()
-    models = {name: MODELS[name]() for name in options.models}
-    trained = {"trained": load_model(options.checkpoint)[0]} if options.checkpoint else {}
-    print(f"{torch.get_num_threads()} threads of {cpu_name()}, torch {torch.__version__}\n")
-    print(detections_table(trained | models, options.images), flush=True)
+    print(f"{torch.get_num_threads()} threads of {cpu_name()}, torch {torch.__version__}")
+    trained = {}
+    if options.trained:
+        trained = {"tiny, trained": load_model(options.trained / "model/last.pt")[0]}
+        pictures = images_of_mixed_sizes(options.images, options.trained / "data/JPEGImages")
+        print(f"\n{detections_table(trained, options.runtimes, pictures)}", flush=True)
+    if options.models:
+        models = {name: MODELS[name]() for name in options.models}
+        noise = images_of_mixed_sizes(options.images)
+        print(f"\n{detections_table(models, options.runtimes, noise)}", flush=True)
     if options.speed:
         full = {"resnet50_fpn": faster_rcnn("resnet50_fpn", 91).eval()}
-        print(f"\n{speed_table(trained | full, 480, 640)}")
+        print(f"\n{speed_table(trained | full, options.runtimes, 480, 640)}")
 
 
 if __name__ == "__main__":

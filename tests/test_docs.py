@@ -16,7 +16,8 @@ from fastrpn.images import read_image
 from fastrpn.inference.writers import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN = {"train", "eval", "detect", "anchors", "info"}  # of the others only the options are checked
+RUN = {"train", "eval", "detect", "anchors", "export", "info"}  # the others: options are checked
+SLOW = {"alternating", "aoti"}  # commands with one of these are not run either
 QUICK = ["--model", "tiny", "--steps", "1", "--batch-size", "2", "--warmup-steps", "1"]
 QUICK += ["--no-progress", "--no-rehearsal", "--pictures", "0"]
 
@@ -88,14 +89,21 @@ def write_labelme(dataset, root):
         (root / f"{sample.image_path.stem}.json").write_text(json.dumps(content))
 
 
-DOCUMENTS = ["README.md", "docs/data.md", "docs/models.md", "docs/training.md"]
+DOCUMENTS = [
+    "README.md",
+    "docs/data.md",
+    "docs/deployment.md",
+    "docs/models.md",
+    "docs/training.md",
+]
 PYTHON_ONLY = {"docs/training.md"}  # its commands are the paper's trainings
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_documentation_runs(name, files, monkeypatch):
-    if name == "docs/models.md":
-        pytest.importorskip("timm")
+    needed = {"docs/models.md": "timm", "docs/deployment.md": "onnxscript"}
+    if name in needed:
+        pytest.importorskip(needed[name])
     monkeypatch.chdir(files)
     torch.manual_seed(0)
     variables = {"__name__": "documentation"}
@@ -117,7 +125,7 @@ def run_command(words):
     if "--weights" in arguments:  # of the model that "tiny" stands in for
         at = arguments.index("--weights")
         del arguments[at : at + 2]
-    if words[0] == "fastrpn" and arguments[0] in RUN and "alternating" not in arguments:
+    if words[0] == "fastrpn" and arguments[0] in RUN and not SLOW & set(arguments):
         cli.main(arguments + (QUICK if arguments[0] == "train" else []))
     else:
         app.parse_args(arguments, exit_on_error=False, print_error=False)

@@ -91,7 +91,8 @@ const char* fastrpn_soft_nms(const float* boxes, const float* scores, int64_t n,
                              int64_t* num_kept) {
   FASTRPN_REQUIRE(n >= 0 && n < INT32_MAX, "n must be from 0 to 2^31 - 2");
   FASTRPN_REQUIRE(!gaussian || sigma > 0, "sigma must be positive");
-  FASTRPN_REQUIRE(!std::isnan(iou_threshold) && !std::isnan(score_threshold), "a threshold is NaN");
+  FASTRPN_REQUIRE(!std::isnan(iou_threshold), "iou_threshold is NaN");
+  FASTRPN_REQUIRE(score_threshold >= 0, "score_threshold must be at least 0");
   FASTRPN_REQUIRE(num_kept, "num_kept must not be null");
   *num_kept = 0;
   if (n == 0) return nullptr;

@@ -1,10 +1,10 @@
-/* fastrpn's operators on plain arrays, without torch: libfastrpn. Callable from C and from any language with a
- * C interface.
+/* fastrpn's operators on plain arrays, without torch: libfastrpn. Callable from C and from any language with
+ * a C interface.
  *
  * Arrays are float32, row-major and the caller's; boxes are xyxy in pixels. The rules are those of the Python
- * functions of the same names. Calls run on the calling thread and share no state: use as many threads as you
- * have images. A function returns NULL, or a message with static lifetime about the argument that is wrong,
- * and has then written nothing. */
+ * functions of the same names; a region of an image that is not there is pooled to zeros. Calls run on the
+ * calling thread and share no state: use as many threads as you have images. A function returns NULL, or a
+ * message with static lifetime about the argument that is wrong, and has then written nothing. */
 #ifndef FASTRPN_H
 #define FASTRPN_H
 
@@ -25,8 +25,9 @@ extern "C" {
 FASTRPN_API const char* fastrpn_box_iou(const float* boxes1, int64_t n, const float* boxes2, int64_t m,
                                         float* iou);
 
-/* Greedy non-maximum suppression of boxes [n, 4] with scores [n]. Boxes of different groups [n] (classes; NULL:
- * one) do not suppress each other, those without score > score_threshold (-INFINITY: all have) take no part.
+/* Greedy non-maximum suppression of boxes [n, 4] with scores [n]. Boxes of different groups [n] (classes;
+ * NULL: one) do not suppress each other, those without score > score_threshold (-INFINITY: all have) take no
+ * part.
  * -> kept [max_output]: rows by descending score, of which the first *num_kept count. */
 FASTRPN_API const char* fastrpn_nms(const float* boxes, const float* scores, const int64_t* groups, int64_t n,
                                     double iou_threshold, double score_threshold, int64_t max_output,
@@ -40,12 +41,12 @@ FASTRPN_API const char* fastrpn_soft_nms(const float* boxes, const float* scores
 
 /* anchors [num_anchors, 4], gt_boxes [num_gt, 4] -> matched_gt [num_anchors]: row of gt_boxes, -1 background,
  * -2 ignore; max_iou [num_anchors]. */
-FASTRPN_API const char* fastrpn_match_anchors(const float* anchors, int64_t num_anchors, const float* gt_boxes,
-                                              int64_t num_gt, double high, double low, bool allow_low_quality,
-                                              int64_t* matched_gt, float* max_iou);
+FASTRPN_API const char* fastrpn_match_anchors(const float* anchors, int64_t num_anchors,
+                                              const float* gt_boxes, int64_t num_gt, double high, double low,
+                                              bool allow_low_quality, int64_t* matched_gt, float* max_iou);
 
-/* The RPN's proposals of one image: objectness [A] logits, deltas [A, 4], anchors [A, 4] of all levels, one after
- * the other; A is the sum of anchors_per_level [num_levels].
+/* The RPN's proposals of one image: objectness [A] logits, deltas [A, 4], anchors [A, 4] of all levels, one
+ * after the other; A is the sum of anchors_per_level [num_levels].
  * -> proposals [post_nms_top_n, 4], scores [post_nms_top_n], zeros past *count. */
 FASTRPN_API const char* fastrpn_generate_proposals(const float* objectness, const float* deltas,
                                                    const float* anchors, const int64_t* anchors_per_level,
@@ -55,8 +56,8 @@ FASTRPN_API const char* fastrpn_generate_proposals(const float* objectness, cons
                                                    double min_size, float* proposals, float* scores,
                                                    int64_t* count);
 
-/* Feature maps [batch, channels, height, width] and where they are pooled: rois [num_rois, 5], batch index and
- * xyxy in pixels of the image; spatial_scale is cells per pixel. */
+/* Feature maps [batch, channels, height, width] and where they are pooled: rois [num_rois, 5], batch index
+ * and xyxy in pixels of the image; spatial_scale is cells per pixel. */
 typedef struct {
   int64_t batch, channels, height, width, num_rois, pooled_height, pooled_width;
   double spatial_scale;

@@ -19,11 +19,15 @@ static torch::Tensor read_ppm(const std::string& path) {
   int64_t width = 0, height = 0, largest = 0;
   file >> magic >> width >> height >> largest;
   file.get();
-  if (magic != "P6" || width < 1 || height < 1 || largest != 255) throw std::runtime_error(path + ": no PPM image");
+  if (magic != "P6" || width < 1 || height < 1 || largest != 255)
+    throw std::runtime_error(path + ": no PPM image");
   std::vector<uint8_t> pixels(3 * width * height);
   if (!file.read(reinterpret_cast<char*>(pixels.data()), std::streamsize(pixels.size())))
     throw std::runtime_error(path + ": cut short");
-  return torch::from_blob(pixels.data(), {height, width, 3}, torch::kUInt8).permute({2, 0, 1}).to(torch::kFloat) / 255;
+  return torch::from_blob(pixels.data(), {height, width, 3}, torch::kUInt8)
+             .permute({2, 0, 1})
+             .to(torch::kFloat) /
+         255;
 }
 
 int main(int argc, char** argv) try {

@@ -65,6 +65,7 @@ def export(
         the path.
 
     Raises:
+        TypeError: ``model`` is none.
         ValueError: an unknown format, another suffix, a size below 1, a size without transform that
             is no multiple of ``size_divisible``, a model that cannot be exported.
         ImportError: a package that the format needs is not installed.
@@ -81,8 +82,10 @@ def export(
         raise ValueError(f"path of format {format} must end in {SUFFIXES[format]}, got {path}")
     size = InputSize(height, width, batch)
     for name, value in size._asdict().items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if not isinstance(model, FasterRCNN | str | Path):
+        raise TypeError(f"model must be a FasterRCNN or a path, got {type(model).__name__}")
     if format == "onnx":
         _require("onnx", "onnxscript")
     if isinstance(model, FasterRCNN):

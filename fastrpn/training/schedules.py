@@ -120,9 +120,9 @@ def train_alternating(
     output = Path(config.output)
     if config.rehearsal and not (config.resume and (output / "last.pt").exists()):
         _rehearse(config, dataset, validation)
-    if distributed.is_main() and not config.resume:
+    if distributed.is_main():
         for folder in (output, *(output / stage for stage in STAGES)):
-            clear_folder(folder, is_new_run=True)
+            clear_folder(folder, is_new_run=not config.resume)
     distributed.barrier()
     rpn, box = config.rpn_stage, config.box_stage
     configs = [

@@ -106,6 +106,38 @@ def test_detect_writes_pictures_and_coco_results(checkpoint, data, tmp_path):
         assert 0 <= x <= x + width <= 96 and 0 <= y <= y + height <= 96
 
 
+def test_export_writes_a_file_that_detect_runs(checkpoint, data, tmp_path, capsys):
+    pytest.importorskip("onnxscript")
+    images, found = data / "JPEGImages", {}
+    exported = tmp_path / "m.onnx"
+    main(["export", str(checkpoint), "--format", "onnx", "--output", str(exported)])
+    assert f"wrote {exported}: " in capsys.readouterr().out
+    for model in (exported, checkpoint):
+        output = tmp_path / model.suffix[1:]
+        command = ["detect", "--checkpoint", str(model), "--output", str(output)]
+        main([*command, "--score-threshold", "0.1", str(images)])
+        found[model] = json.loads((output / "detections.json").read_text())
+    assert len(found[exported]) == len(found[checkpoint]) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "m.pt"], "path of format torch must end in .pt2, got m.pt"),
+        (
+            ["--output", "m.pt2", "--width", "0"],
+            "width must be a whole number of at least 1, got 0",
+        ),
+        (["--output", "m.pt2", "--format", "caffe"], "caffe"),
+    ],
+)
+def test_export_says_what_is_wrong_in_one_line(checkpoint, options, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(checkpoint), "--format", "torch", *options])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+
+
 def test_detect_stops_at_or_skips_an_unreadable_image(checkpoint, tmp_path, capsys):
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     cv2.imwrite(str(good), np.zeros((64, 64, 3), np.uint8))

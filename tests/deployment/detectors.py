@@ -1,10 +1,12 @@
 """Detectors whose detections can be compared: random weights alone give equal scores everywhere."""
 
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from fastrpn.images import image_to_tensor, read_image
 from fastrpn.models import PRESETS, BackboneWithFPN, BoxHead, FasterRCNN, faster_rcnn
 from fastrpn.ops import box_iou
 
@@ -37,14 +39,18 @@ def detector(name, num_classes=4, **overrides):
     return distinct(faster_rcnn(name, num_classes, **options, **overrides))
 
 
-def images_of_mixed_sizes(number, seed=0):
-    """Blurred noise, 3 x 60..300 x 60..300."""
-    generator = torch.Generator().manual_seed(seed)
+def images_of_mixed_sizes(number, folder=None):
+    """Pictures of a folder, or blurred noise, as 3 x 60..300 x 60..300."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = sorted(Path(folder).iterdir()) if folder else [None] * number
     images = []
-    for _ in range(number):
-        height, width = torch.randint(60, 300, (2,), generator=generator).tolist()
-        noise = torch.rand(1, 3, height // 8, width // 8, generator=generator)
-        images.append(nn.functional.interpolate(noise, size=(height, width), mode="bilinear")[0])
+    for picture in pictures[:number]:
+        size = torch.randint(60, 300, (2,), generator=generator).tolist()
+        small = [side // 8 for side in size]
+        image = torch.rand(3, *small, generator=generator)
+        if picture is not None:
+            image = image_to_tensor(read_image(picture))
+        images.append(nn.functional.interpolate(image[None], size=size, mode="bilinear")[0])
     return images
 
 

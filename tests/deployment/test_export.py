@@ -158,8 +158,10 @@ print([list(output.shape) for output in detect(torch.rand(3, 120, 150))])
     [
         ({"format": "tflite"}, "format must be one of torch, aoti, onnx, got 'tflite'"),
         ({"format": "onnx", "name": "m.pt2"}, r"format onnx must end in \.onnx, got .*m\.pt2"),
-        ({"format": "torch", "height": 0}, "height must be at least 1, got 0"),
-        ({"format": "torch", "batch": -1}, "batch must be at least 1, got -1"),
+        ({"format": "torch", "height": 0}, "height must be a whole number of at least 1, got 0"),
+        ({"format": "torch", "batch": -1}, "batch must be a whole number of at least 1, got -1"),
+        ({"format": "torch", "width": 9.5}, "width must be a whole number of at least 1, got 9.5"),
+        ({"format": "torch", "width": "9"}, "width must be a whole number of at least 1, got '9'"),
         ({"format": "torch", "classes": ["a"]}, "classes has 2 names"),
         (
             {"format": "torch", "transform": False, "width": 100},
@@ -172,6 +174,13 @@ def test_bad_input_is_refused(tiny, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         export(tiny, tmp_path / name, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="model must be a FasterRCNN or a path, got Linear"):
+        export(torch.nn.Linear(1, 1), tmp_path / "m.pt2", format="torch")
+    with pytest.raises(ValueError, match=r"checkpoint .*none\.pt: no such file"):
+        export(tmp_path / "none.pt", tmp_path / "m.pt2", format="torch")
 
 
 class Undecided(torch.nn.Module):

@@ -3,8 +3,9 @@
 import pytest
 
 from benchmarks.deployment import RUNTIMES, compare, run_exported
-from fastrpn.models.checkpoint import load_model
-from fastrpn.training import TrainConfig, train
+from fastrpn.data import generate_synthetic
+from fastrpn.demo import demo_config
+from fastrpn.training import train
 from tests.deployment.detectors import MODELS, images_of_mixed_sizes
 
 pytest.importorskip("onnxscript")
@@ -25,14 +26,11 @@ def test_every_model_exports_and_finds_the_same(name, runtime, tmp_path):
 
 @pytest.mark.slow
 def test_a_trained_model_finds_the_same_everywhere(tmp_path):
-    from fastrpn.data import generate_synthetic
-
-    generate_synthetic(tmp_path / "data", num_train=60, num_val=2, progress=False)
-    config = TrainConfig(
-        data=tmp_path / "data", output=tmp_path / "run", model="tiny", steps=300, progress=False
-    )
-    model, _ = load_model(train(config).checkpoint)
-    images = images_of_mixed_sizes(20)
+    data = generate_synthetic(tmp_path / "data", num_train=200, num_val=20, progress=False)
+    config = demo_config(data, tmp_path / "run", seed=0)
+    config.steps, config.progress = 400, False
+    model = train(config).model.eval()
+    images = images_of_mixed_sizes(20, data / "JPEGImages")
     for runtime in RUNTIMES:
         run, _ = run_exported(model, runtime, tmp_path)
         difference = compare(model, runtime, run, images)

@@ -38,7 +38,9 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel.path).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"fastrpn"}
-    assert "fastrpn/libfastrpn_torch.so" in names
+    for name in ("libfastrpn.so", "libfastrpn_torch.so", "include/fastrpn.h"):
+        assert f"fastrpn/{name}" in names
+    assert "fastrpn/share/cmake/fastrpn/fastrpn-config.cmake" in names
     assert any(re.fullmatch(r"fastrpn/_C\.\S+\.so", name) for name in names)
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("fastrpn/**/*.py")}
     assert sources <= set(names)
@@ -64,11 +66,12 @@ def test_operator_library_links_only_the_stable_abi(unpacked):
     assert any(s.startswith("aoti_torch_") for s in undefined)
 
 
-def test_extension_module_needs_no_torch(unpacked):
+def test_extension_module_and_c_library_need_no_torch(unpacked):
     (module,) = (unpacked / "fastrpn").glob("_C.*.so")
-    needed, undefined = elf(module)
-    assert not [n for n in needed if "torch" in n or "cuda" in n]
-    assert not [s for s in undefined if "torch" in s]
+    for library in (module, unpacked / "fastrpn" / "libfastrpn.so"):
+        needed, undefined = elf(library)
+        assert not [n for n in needed if "torch" in n or "cuda" in n]
+        assert not [s for s in undefined if "torch" in s]
 
 
 def test_simd_objects_share_no_code(wheel):

@@ -66,6 +66,13 @@ def in_the_last_stage():
         take_step(self, parts)
     loop.Trainer._take_step = step
 
+def while_writing_the_detector():  # all steps are done
+    save = schedules.save_checkpoint
+    def half(path, content):
+        os.replace = die
+        save(path, content)
+    schedules.save_checkpoint = half
+
 locals()[sys.argv[1]]()
 main(sys.argv[2:])
 """
@@ -139,6 +146,8 @@ def test_a_killed_alternating_training_repeats_bit_for_bit(data, tmp_path):
     assert start(config, "in_the_last_stage") == -signal.SIGKILL
     assert load_checkpoint(killed / "4-fast-rcnn" / "last.pt")["step"] == 2
     assert not (killed / "last.pt").exists()
+    assert start(config, "while_writing_the_detector") == -signal.SIGKILL
+    assert not (killed / "last.pt").exists() and not no_leftovers(killed)
     assert start(config) == 0
     assert same_weights(killed / "last.pt", whole.checkpoint) and no_leftovers(killed)
     assert proposals.read_bytes() == (tmp_path / "whole" / "1-rpn" / "proposals.npz").read_bytes()
