@@ -1,5 +1,7 @@
 """One detector in every format, exported once."""
 
+import os
+
 import pytest
 
 from fastrpn.deployment import export
@@ -25,3 +27,14 @@ def exported(tiny, tmp_path_factory):
         return files[format]
 
     return file
+
+
+def pytest_collection_modifyitems(config, items):
+    """Every model in every format takes long: only `pytest -m slow` runs it."""
+    if "slow" in config.option.markexpr:
+        return
+    here = os.path.dirname(__file__)
+    left_out = [i for i in items if i.get_closest_marker("slow") and str(i.path).startswith(here)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
