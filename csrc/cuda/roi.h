@@ -19,11 +19,14 @@ constexpr int kPlanes = 4;
 // `plane` elements apart.
 template <int kCount, bool kChannelsLast, typename T>
 __device__ __forceinline__ Pack<T, kCount> load_channels(const T* from, int64_t plane) {
-  if constexpr (kChannelsLast) return *reinterpret_cast<const Pack<T, kCount>*>(from);
-  Pack<T, kCount> pack;
+  if constexpr (kChannelsLast) {
+    return *reinterpret_cast<const Pack<T, kCount>*>(from);
+  } else {
+    Pack<T, kCount> pack;
 #pragma unroll
-  for (int k = 0; k < kCount; ++k) pack.values[k] = from[k * plane];
-  return pack;
+    for (int k = 0; k < kCount; ++k) pack.values[k] = from[k * plane];
+    return pack;
+  }
 }
 
 template <int kCount, bool kChannelsLast, typename T>

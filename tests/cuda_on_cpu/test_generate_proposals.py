@@ -94,6 +94,13 @@ def test_nan_logits_take_their_places():
     assert run_both(inputs, pre_nms_top_n=61, seeds=1, min_size=0.0) == 1
 
 
+def test_more_lists_than_a_grid_has_rows():
+    inputs = [torch.zeros(33_000, 1), torch.zeros(33_000, 1, 4), torch.zeros(1, 4)]
+    sizes = torch.ones(33_000, 2, dtype=torch.int64)
+    with pytest.raises(harness.HarnessError, match="more than 65535 levels of images"):
+        run_both((*inputs, sizes), [1, 0], seeds=1, post_nms_top_n=1)
+
+
 @pytest.mark.parametrize("batch, num_anchors", [(0, 5), (2, 0)])
 def test_nothing_to_propose(batch, num_anchors):
     run_both(random_inputs(batch, num_anchors), seeds=1)

@@ -172,17 +172,18 @@ Status rank_survivors(const GenerateProposalsArgs& args, const Levels& levels, c
                       Stream stream) {
   const Selection<C>& from = w.selection;
   const int64_t segments = args.batch * levels.count;
-  if (kOneSort<C>) {
+  if constexpr (kOneSort<C>) {
     return device_sort(w.sort, from.keys, w.sorted_keys, from.anchors, w.sorted_anchors,
                        args.batch * levels.survivors, 32 + bits_to_number(segments), stream);
+  } else {
+    for (int64_t segment = 0; segment < segments; ++segment) {
+      const int64_t level = segment % levels.count, first = levels.first_survivor[level];
+      const int64_t at = segment / levels.count * levels.survivors + first;
+      FASTRPN_TRY(device_sort(w.sort, from.keys + at, w.sorted_keys + at, from.anchors + at,
+                              w.sorted_anchors + at, levels.first_survivor[level + 1] - first, 64, stream));
+    }
+    return nullptr;
   }
-  for (int64_t segment = 0; segment < segments; ++segment) {
-    const int64_t level = segment % levels.count, first = levels.first_survivor[level];
-    const int64_t at = segment / levels.count * levels.survivors + first;
-    FASTRPN_TRY(device_sort(w.sort, from.keys + at, w.sorted_keys + at, from.anchors + at,
-                            w.sorted_anchors + at, levels.first_survivor[level + 1] - first, 64, stream));
-  }
-  return nullptr;
 }
 
 // Brings the lists of each image into one order: by score, then level, then rank.
