@@ -95,19 +95,15 @@ def same_size_in_floats(config: ModelConfig, height: int, width: int) -> bool:
     return sizes[0] == sizes[1]
 
 
-def detections_table(
-    models: dict[str, FasterRCNN], runtimes: list[str], images: list[Tensor]
-) -> str:
-    """Unmatched detections of each runtime, seconds to export, megabytes."""
-    header = ["model", "detections"]
-    header += [f"{runtime}: unmatched, export s, MB" for runtime in runtimes]
-    header += ["left out (OpenVINO)"]
-    return table(header, _detection_rows(models, runtimes, images))
-
-
-def _detection_rows(
+def detections_rows(
     models: dict[str, FasterRCNN], runtimes: list[str], images: list[Tensor]
 ) -> Iterator[list[object]]:
+    """Unmatched detections of each runtime, seconds to export, megabytes."""
+    yield [
+        *("model", "detections"),
+        *(f"{runtime}: unmatched, export s, MB" for runtime in runtimes),
+        "left out (OpenVINO)",
+    ]
     for name, model in models.items():
         cells, found = [], {}
         for runtime in runtimes:
@@ -120,17 +116,16 @@ def _detection_rows(
         yield [name, detections, *cells, f"{left_out} of {len(images)} images"]
 
 
-def speed_table(models: dict[str, FasterRCNN], runtimes: list[str], height: int, width: int) -> str:
+def speed_rows(
+    models: dict[str, FasterRCNN], runtimes: list[str], height: int, width: int
+) -> Iterator[list[object]]:
     """Milliseconds of an image of that size, the least of some runs, and start-up."""
+    yield ["model", "runtime", f"ms, {height} x {width}", "start, s", "MB"]
     image = images_of_mixed_sizes(1)[0]
     image = torch.nn.functional.interpolate(image[None], size=(height, width))[0]
-    header = ["model", "runtime", f"ms, {height} x {width}", "start, s", "MB"]
-    rows = [
-        [name, *row]
-        for name, model in models.items()
-        for row in _speed_rows(model, runtimes, image)
-    ]
-    return table(header, rows)
+    for name, model in models.items():
+        for row in _speed_rows(model, runtimes, image):
+            yield [name, *row]
 
 
 def _speed_rows(model: FasterRCNN, runtimes: list[str], image: Tensor) -> Iterator[list[object]]:
@@ -155,6 +150,13 @@ def milliseconds(run: Callable, argument: object, repeats: int = 7) -> str:
     return f"{1000 * min(times):.1f}"
 
 
+def show(rows: Iterator[list[object]]) -> None:
+    """A table whose rows are printed as they come: each takes minutes."""
+    print(f"\n{table(next(rows), [])}", flush=True)
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trained", type=Path, help="folder of `fastrpn demo`: its model, too")
@@ -168,14 +170,14 @@ def main() -> None:
     if options.trained:
         trained = {"tiny, trained": load_model(options.trained / "model/last.pt")[0]}
         pictures = images_of_mixed_sizes(options.images, options.trained / "data/JPEGImages")
-        print(f"\n{detections_table(trained, options.runtimes, pictures)}", flush=True)
+        show(detections_rows(trained, options.runtimes, pictures))
     if options.models:
         models = {name: MODELS[name]() for name in options.models}
         noise = images_of_mixed_sizes(options.images)
-        print(f"\n{detections_table(models, options.runtimes, noise)}", flush=True)
+        show(detections_rows(models, options.runtimes, noise))
     if options.speed:
         full = {"resnet50_fpn": faster_rcnn("resnet50_fpn", 91).eval()}
-        print(f"\n{speed_table(trained | full, options.runtimes, 480, 640)}")
+        show(speed_rows(trained | full, options.runtimes, 480, 640))
 
 
 if __name__ == "__main__":
