@@ -95,6 +95,11 @@ class ModelConfig:
     freeze_below: int = 3
     backbone_norm: str = "batch"
 
+    # Feature pyramid: strides of its levels, each twice the one before; channels of all of them.
+    # A coarsest level of stride 64 is subsampled from the one before.
+    fpn_strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    fpn_channels: int = 256
+
     def __post_init__(self) -> None:
         for name, hint in _hints().items():
             object.__setattr__(self, name, checked(name, getattr(self, name), hint))
@@ -114,6 +119,15 @@ class ModelConfig:
         for width, height in (shape for level in self.anchor_shapes or () for shape in level):
             if not (width > 0 and height > 0):
                 raise ValueError(f"anchor_shapes must be positive, got {width:g} x {height:g}")
+        steps = self.fpn_strides
+        doubles = all(b == 2 * a for a, b in zip(steps, steps[1:], strict=False))
+        if not (steps and doubles and steps[0] in (1, 2, 4, 8, 16, 32) and steps[-1] <= 64):
+            raise ValueError(
+                "fpn_strides must be powers of two from at most 32 to at most 64, each twice the "
+                f"one before, got {steps}"
+            )
+        if self.fpn_channels < 1:
+            raise ValueError(f"fpn_channels must be at least 1, got {self.fpn_channels}")
         if self.rpn_negative_iou > self.rpn_positive_iou:
             raise ValueError(
                 f"rpn_negative_iou {self.rpn_negative_iou} exceeds "
