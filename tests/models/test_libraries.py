@@ -120,10 +120,9 @@ def test_frozen_norms_keep_names_activations_and_eps(name):
     plain.load_state_dict(weights)
     frozen.load_state_dict({n: v for n, v in weights.items() if "num_batches" not in n})
     image = torch.rand(1, 3, 64, 64) - 0.5
+    plain.eval(), frozen.eval()
     with torch.no_grad():
-        for a, b in zip(
-            plain.eval().backbone.body(image), frozen.backbone.body(image), strict=True
-        ):
+        for a, b in zip(plain.backbone.body(image), frozen.backbone.body(image), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     frozen.train()
     statistics = {n: v.clone() for n, v in frozen.state_dict().items() if "running" in n}
