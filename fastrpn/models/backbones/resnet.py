@@ -169,6 +169,7 @@ class ResNet(nn.Module):
 
     Attributes:
         channels, strides: of each output, C2 to C``last_stage``.
+        classifier, last_layers: whose weights fit; how names begin that the classifier alone has.
     """
 
     def __init__(
@@ -185,6 +186,8 @@ class ResNet(nn.Module):
         for stage in stages:
             self.add_module(f"layer{stage - 1}", _layer(depth, stage, norm, freeze_below))
         expansion = _ARCHITECTURES[depth][0].expansion
+        self.classifier = f"torchvision:resnet{depth}"
+        self.last_layers = ("fc.",) if last_stage == 5 else ("fc.", "layer4.")
         self.channels = tuple(64 * 2 ** (stage - 2) * expansion for stage in stages)
         self.strides = tuple(2**stage for stage in stages)
 

@@ -27,7 +27,8 @@ def timm_network(
             2^k) gets no gradient and a frozen norm; 0 or 1: nothing.
 
     Returns:
-        module [B, 3, H, W] -> a list of maps, with ``channels``, ``strides`` and ``source``.
+        module [B, 3, H, W] -> a list of maps, with ``channels``, ``strides``, ``classifier`` (whose
+        weights fit) and ``last_layers`` (names that the classifier alone has).
 
     Raises:
         ImportError: timm is not installed.
@@ -38,6 +39,7 @@ def timm_network(
     if _pretrained(name).fixed_input_size:
         raise ValueError(f"timm:{name} takes images of one size alone; a detector's have many")
     with torch.device("meta"):  # shapes and names cost no time there
+        classifier = timm.create_model(name, pretrained=False)
         whole = timm.create_model(name, pretrained=False, features_only=True).eval()
     info = whole.feature_info
     places = {stride: place for place, stride in enumerate(info.reduction())}  # the last of each
@@ -54,7 +56,10 @@ def timm_network(
     _freeze_norms(network, None if norm == "frozen" else resting)
     network.channels = tuple(network.feature_info.channels())
     network.strides = tuple(strides)
-    network.source = f"timm:{name}"
+    network.classifier = f"timm:{name}"
+    ours = {n.replace(".", "_") for n in network.state_dict()}  # timm renames some
+    names = classifier.state_dict()
+    network.last_layers = tuple(n for n in names if n.replace(".", "_") not in ours)
     return network
 
 

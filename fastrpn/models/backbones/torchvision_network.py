@@ -30,7 +30,7 @@ class TorchvisionNetwork(nn.Module):
 
     Attributes:
         channels, strides: of each map.
-        source: the network's name with the library's.
+        classifier, last_layers: whose weights fit; names that the classifier alone has.
 
     Raises:
         ImportError: torchvision is not installed.
@@ -46,8 +46,8 @@ class TorchvisionNetwork(nn.Module):
         classifier = models.get_model(name, weights=None).eval()
         layers = dict(_layers(classifier))
         ends = _ends_of_strides(layers)
-        self.source = f"torchvision:{name}"
-        check_strides(self.source, strides, list(ends))
+        self.classifier = f"torchvision:{name}"
+        check_strides(self.classifier, strides, list(ends))
         self.strides = tuple(strides)
         self.channels = tuple(ends[stride][1] for stride in strides)
         self._ends = tuple(ends[stride][0] for stride in strides)
@@ -56,7 +56,7 @@ class TorchvisionNetwork(nn.Module):
         if freeze_below > 1:
             if 2 ** (freeze_below - 1) not in ends:
                 raise ValueError(
-                    f"freeze_below={freeze_below}: {self.source} has no map of stride "
+                    f"freeze_below={freeze_below}: {self.classifier} has no map of stride "
                     f"{2 ** (freeze_below - 1)} that would end stage {freeze_below - 1}, only of "
                     f"{', '.join(map(str, ends))}"
                 )
@@ -65,6 +65,7 @@ class TorchvisionNetwork(nn.Module):
             layer = layers[path].train().requires_grad_(number >= resting)
             is_frozen = norm == "frozen" or number < resting
             self._add(path, _with_frozen_norms(layer) if is_frozen else layer)
+        self.last_layers = tuple(classifier.state_dict().keys() - self.state_dict().keys())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] -> maps [B, channels[i], H / strides[i], W / strides[i]]."""
