@@ -265,4 +265,4 @@ def _model_file(path: str | Path) -> WeightFile:
     """Weights and, if fastrpn wrote them, the description of their model."""
     if Path(path).suffix == ".safetensors":
         return read_weights(path)
-    return unwrap(_read(path), f"checkpoint {path}")
+    return unwrap(_read(path), f"checkpoint {path}: not a checkpoint of fastrpn")
