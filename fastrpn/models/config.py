@@ -84,6 +84,7 @@ class ModelConfig:
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     box_smooth_l1_beta: float = 1.0
     box_dropout: float = 0.5
+    box_init: str = "gaussian"  # last layers: 0.01 and 0.001; or "uniform", as nn.Linear starts
     box_score_threshold: float = 0.05
     box_nms: str = "hard"  # or soft-NMS, "linear" or "gaussian" with box_soft_nms_sigma
     box_nms_threshold: float = 0.3
@@ -107,6 +108,7 @@ class ModelConfig:
         _check_choice("rpn_normalizer", self.rpn_normalizer, ("paper", "sampled"))
         _check_choice("roi_op", self.roi_op, ("roi_pool", "roi_align"))
         _check_choice("box_nms", self.box_nms, ("hard", "linear", "gaussian"))
+        _check_choice("box_init", self.box_init, ("gaussian", "uniform"))
         _check_choice("backbone_norm", self.backbone_norm, ("batch", "frozen"))
         for name in ("min_size", "rpn_batch_size", "box_batch_size", "detections_per_image"):
             if getattr(self, name) < 1:
@@ -199,6 +201,7 @@ TORCHVISION = ModelConfig(
     box_negative_iou=(0.0, 0.5),
     box_smooth_l1_beta=1 / 9,
     box_dropout=0.0,
+    box_init="uniform",
     box_nms_threshold=0.5,
     freeze_below=0,
 )

@@ -27,7 +27,7 @@ __all__ = ["FasterRCNN"]
 
 _BUILT_IN = (  # rules that a network cannot change
     *("roi_size", "box_dropout", "freeze_below", "backbone_norm"),
-    *("fpn_strides", "fpn_channels"),
+    *("fpn_strides", "fpn_channels", "box_init"),
 )
 
 

@@ -14,7 +14,7 @@ from fastrpn.models.config import C4, PAPER, PRESETS, TINY, TORCHVISION, ZF_PAPE
 from fastrpn.models.faster_rcnn import FasterRCNN
 from fastrpn.models.roi_head import BoxHead
 
-__all__ = ["build_model", "faster_rcnn"]
+__all__ = ["build_model", "faster_rcnn", "finetuning_options"]
 
 
 def faster_rcnn(
@@ -49,6 +49,13 @@ def faster_rcnn(
         if getattr(config, option) != getattr(default, option):
             raise ValueError(f"{option}: {name} has no use for it, got {getattr(config, option)!r}")
     return network.build(num_classes, config)
+
+
+def finetuning_options(name: str) -> dict[str, Any]:
+    """Rules by which torchvision trains a detector whose backbone begins with weights, as far as
+    the network has a use for them: norms are fixed, and the last three stages are trained."""
+    options = {"backbone_norm": "frozen", "freeze_below": 3}
+    return {k: value for k, value in options.items() if k not in _network(name).unused}
 
 
 def build_model(name: str, num_classes: int, config: ModelConfig) -> FasterRCNN:
