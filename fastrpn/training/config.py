@@ -121,7 +121,8 @@ class TrainConfig(_Given, Reading):
         log_every: steps between lines of the progress, and between checks for losses that are not
             finite; every step is in the history.
         val_loss: compute the losses on the validation images, too, at each evaluation.
-        tensorboard: write TensorBoard events into the output folder.
+        loggers: where numbers and pictures go besides the output folder: "tensorboard", "wandb",
+            "mlflow".
         pictures: images to draw detections on at each evaluation.
         rehearsal: before the first step, take one batch through training, evaluation, pictures and
             a checkpoint, so that what is broken fails at once; leaves no trace.
@@ -181,7 +182,7 @@ class TrainConfig(_Given, Reading):
     checkpoint_every: int = 0
     log_every: int = 10
     val_loss: bool = False
-    tensorboard: bool = False
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     pictures: int = 4
     rehearsal: bool = True
     resume: bool = False
@@ -276,7 +277,7 @@ RUN_FILES = ("last.pt", "previous.pt", "best.pt", "history.jsonl")  # that tell 
 _FREE = {  # change nothing of what comes out, or are about this start alone
     *("output", "weights", "device", "workers", "check", "val_set", "val_proposals"),
     *("eval_every", "checkpoint_every"),
-    *("log_every", "val_loss", "tensorboard", "pictures", "rehearsal", "progress"),
+    *("log_every", "val_loss", "loggers", "pictures", "rehearsal", "progress"),
     *("resume", "allow_changes", "overwrite"),
 }
 
@@ -311,6 +312,8 @@ def read_config_file(path: str | Path, **given: Any) -> TrainConfig:
     if not isinstance(content, Mapping):
         raise ValueError(f"config {path}: must be a mapping of settings, got {content!r}")
     values = {name: content[name] for name in content if name not in ("versions", "git")}
+    if values.pop("tensorboard", False):  # as version 0.1 called it
+        values.setdefault("loggers", ["tensorboard"])
     for name in values:
         if name not in _HINTS:
             nearest = difflib.get_close_matches(str(name), list(_HINTS), n=1, cutoff=0.0)[0]

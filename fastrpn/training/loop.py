@@ -47,7 +47,8 @@ from fastrpn.training.log import (
     require_finite,
     write_config_file,
 )
-from fastrpn.training.progress import Board, TrainingProgress
+from fastrpn.training.loggers import Loggers, require_loggers
+from fastrpn.training.progress import TrainingProgress
 from fastrpn.training.replay import save_replay
 from fastrpn.training.setup import (
     Batch,
@@ -104,6 +105,7 @@ class Trainer:
         if not config.output:
             raise ValueError("output is missing: the run needs a folder")
         config.require_output()
+        require_loggers(config.loggers)
         self.config = config
         self.dataset = dataset
         self.validation = validation
@@ -159,7 +161,8 @@ class Trainer:
             write_config_file(self.output / "config.yaml", config)
         self.history.begin()
         self.evaluations.begin()
-        events = Board(self.output / "tensorboard", self.step, config.tensorboard and is_main)
+        names = config.loggers if is_main else ()
+        loggers = Loggers(names, self.output, self.step, config.as_dict())
         shown = TrainingProgress(
             self.total,
             self.step,
@@ -168,7 +171,7 @@ class Trainer:
             self.loader,
             config.progress and is_main,
         )
-        with events as board, shown as progress, StopSignals() as stop:
+        with loggers as board, shown as progress, StopSignals() as stop:
             try:
                 self._evaluate_if_due(stop, board, progress)  # if it was stopped while it evaluated
                 for parts in stop.waiting_for(self.batches()):
@@ -275,7 +278,7 @@ class Trainer:
         self.objective.train()  # evaluation puts the whole model back into training mode
         return metrics
 
-    def draw(self, dataset: LabelledImages, folder: Path, board: Board | None = None) -> None:
+    def draw(self, dataset: LabelledImages, folder: Path, board: Loggers | None = None) -> None:
         """Writes pictures of detections and proposals, if any are wanted."""
         if self.config.pictures == 0:
             return
@@ -326,7 +329,9 @@ class Trainer:
         """Whether to do now what is done every so many steps, and at the end; 0: then alone."""
         return self.step == self.total or (every > 0 and self.step % every == 0)
 
-    def _evaluate_if_due(self, stop: StopSignals, board: Board, progress: TrainingProgress) -> None:
+    def _evaluate_if_due(
+        self, stop: StopSignals, board: Loggers, progress: TrainingProgress
+    ) -> None:
         if self.step == 0 or not self._is_due(self.config.eval_every * self.steps_per_epoch):
             return
         done = {entry["step"] for entry in self.evaluations.entries}
