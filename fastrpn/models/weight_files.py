@@ -77,7 +77,7 @@ def unwrap(content: Any, name: str) -> WeightFile:
     """
     described = None
     if isinstance(content, Mapping) and "format" in content:  # a checkpoint of fastrpn
-        described, content = content.get("model"), content.get("weights")
+        described, content = content.get("model"), content.get("ema", content.get("weights"))
     elif isinstance(content, Mapping):
         places = (content[place] for place in _PLACES if isinstance(content.get(place), Mapping))
         content = next(places, content)

@@ -100,6 +100,8 @@ class TrainConfig(_Given, Reading):
         optimizer: "sgd" with momentum, or "adamw" (momentum is not used then).
         precision: "fp32", or "bf16" or "fp16" for autocast in training; fp16 scales its losses, and
             leaves out the steps whose gradients overflow.
+        ema: decay of an exponential moving average of the weights, for example 0.9998; evaluation,
+            best.pt and whoever opens a checkpoint use the average. Without it there is none.
         clip_grad_norm: greatest norm of the gradient; --no-clip-grad-norm sets no limit.
         flip: probability of mirroring a training image left to right.
         tile: side in pixels of the tiles that large images are cut into, for training and
@@ -165,6 +167,7 @@ class TrainConfig(_Given, Reading):
     weight_decay: float = 5e-4
     optimizer: Literal["sgd", "adamw"] = "sgd"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema: float | None = None
     clip_grad_norm: Annotated[float | None, Parameter(negative_none="no-")] = 10.0
     flip: float = 0.5
     tile: int | None = None
@@ -206,6 +209,7 @@ class TrainConfig(_Given, Reading):
             require(name, getattr(self, name) >= 0, "at least 0")
         require("steps", self.steps is None or self.steps >= 1, "at least 1")
         require("lr", self.lr > 0 and math.isfinite(self.lr), "positive")
+        require("ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1")
         limit = self.clip_grad_norm
         require("clip_grad_norm", limit is None or limit > 0, "positive")
         inside = all(0 <= part <= 1 for part in self.lr_steps)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -39,6 +40,7 @@ from fastrpn.models.checkpoint import (
     save_checkpoint,
 )
 from fastrpn.models.precision import autocast
+from fastrpn.training.averaging import WeightAverage
 from fastrpn.training.config import TrainConfig, lr_factor
 from fastrpn.training.log import (
     LossHistory,
@@ -125,6 +127,7 @@ class Trainer:
         self.objective = objective(self.model) if objective else self.model
         self.objective.to(self.device)
         self.optimizer = new_optimizer(self.model, config)
+        self.average = WeightAverage(self.model, config.ema) if config.ema else None
         # Keeps small gradients from rounding to 0 in float16; finds the ones that overflow.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.loader = training_loader(config, dataset, self.model, self.device)
@@ -195,6 +198,8 @@ class Trainer:
                     f"{self.last_checkpoint}; --resume goes on"
                 )
                 stop.leave()
+        if self.average is not None:  # what was evaluated, and what a checkpoint gives
+            self.model.load_state_dict(self.average.weights)
         distributed.same_buffers(self.model)
         return TrainResult(self.last_checkpoint, self.history.entries, self.metrics, self.model)
 
@@ -213,6 +218,8 @@ class Trainer:
         rate, losses = self.update(parts)
         epoch = self.step // self.steps_per_epoch
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.model, self.step)
         entry = {"step": self.step, "epoch": epoch, "lr": rate}
         if self.scaler.is_enabled():
             entry["grad_scale"] = self.scaler.get_scale()  # it falls at a step that is left out
@@ -271,10 +278,11 @@ class Trainer:
     def score(self, dataset: LabelledImages) -> dict[str, Any]:
         """What `evaluate` says of the model as it is now, in float32; all processes take part."""
         distributed.same_buffers(self.model)
-        batch_size = self.config.batch_size // distributed.size()
-        metrics = evaluate(
-            self.model, dataset, batch_size=batch_size, workers=self.config.workers, progress=False
-        )
+        batch_size, workers = self.config.batch_size // distributed.size(), self.config.workers
+        with self.averaged():
+            metrics = evaluate(
+                self.model, dataset, batch_size=batch_size, workers=workers, progress=False
+            )
         self.objective.train()  # evaluation puts the whole model back into training mode
         return metrics
 
@@ -282,15 +290,27 @@ class Trainer:
         """Writes pictures of detections and proposals, if any are wanted."""
         if self.config.pictures == 0:
             return
-        for name, image in draw_evaluation(self.model, dataset, self.config.pictures).items():
+        with self.averaged():
+            pictures = draw_evaluation(self.model, dataset, self.config.pictures)
+        for name, image in pictures.items():
             write_image(folder / f"{name}-{self.step:06d}.jpg", image)
             if board is not None:
                 board.picture(name, image, self.step)
         self.objective.train()
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the model has its averaged weights, if there are any."""
+        with self.average.in_place(self.model) if self.average else nullcontext():
+            if self.average is not None:
+                distributed.same_buffers(self.model)
+            yield
+
     def content(self) -> dict[str, Any]:
         """What a checkpoint holds."""
+        average = {} if self.average is None else {"ema": self.average.weights}
         return {
+            **average,
             "model": describe_model(self.name, self.model, list(self.dataset.classes)),
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -342,9 +362,10 @@ class Trainer:
             self.metrics = self.score(self.validation)
         numbers = summary(self.metrics)
         if self.config.val_loss:
-            numbers |= validation_losses(
-                self.objective, self.validation, batch_size=self.config.batch_size
-            )
+            with self.averaged():
+                numbers |= validation_losses(
+                    self.objective, self.validation, batch_size=self.config.batch_size
+                )
         self.evaluations.append([{"step": self.step, **numbers}])
         board.scalars("val", numbers, self.step)
         ap = self.metrics["AP"] or 0.0
@@ -391,6 +412,8 @@ class Trainer:
             require_same_images(path, content.get("images"), len(self.dataset))
         self.model.load_state_dict(content["weights"])
         self.optimizer.load_state_dict(content["optimizer"])
+        if self.average is not None:  # switched on by --allow-changes, it begins with the weights
+            self.average.load(content.get("ema", content["weights"]))
         if "scaler" in content:
             self.scaler.load_state_dict(content["scaler"])
         self.step, self.best = content["step"], content["best"]
