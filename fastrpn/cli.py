@@ -21,6 +21,7 @@ COMMANDS = {
     "proposals": "write the proposals of a data set to a file",
     "anchors": "judge anchors: what a model sees of them, which suit your data",
     "export": "write a model to a file that other programs run: ONNX, torch, AOTInductor",
+    "export-weights": "write the weights of a checkpoint alone, as safetensors",
     "info": "say what was built and what was found at run time",
 }
 

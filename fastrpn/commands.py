@@ -36,7 +36,7 @@ from fastrpn.inference.propose import propose_dataset
 from fastrpn.inference.tiled import TiledDetector
 from fastrpn.info import collect
 from fastrpn.models.anchors import cell_anchors
-from fastrpn.models.checkpoint import load_model
+from fastrpn.models.checkpoint import export_weights, load_model
 from fastrpn.models.precision import autocast
 from fastrpn.training import NonFiniteLossError, TrainConfig, train
 from fastrpn.training.config import read_config_file
@@ -44,7 +44,13 @@ from fastrpn.training.config import read_config_file
 __all__ = ["CycloptsError", "NonFiniteLossError", "WorkerKilledError", "app", "run"]
 
 # Options that several commands have; the same words as in TrainConfig.
-Checkpoint = Annotated[Path, Parameter(help="of a training: last.pt or best.pt")]
+Checkpoint = Annotated[
+    Path,
+    Parameter(
+        help="of a training: last.pt or best.pt; a .safetensors of export-weights; or a "
+        "fasterrcnn_resnet50_fpn of torchvision"
+    ),
+]
 Data = Annotated[
     Path,
     Parameter(help="folder of annotated images, or a data.yaml, annotations.xml or .json of one"),
@@ -410,6 +416,21 @@ def export_command(
         batch=batch,
         transform=transform,
     )
+    print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command(name="export-weights")
+def export_weights_command(checkpoint: Checkpoint, /, *, output: Path) -> None:
+    """Write the weights of a checkpoint alone, for others.
+
+    The file has names of classes, name and rules of the model, and nothing of the training. Every
+    --checkpoint and --weights takes it; the safetensors library reads it anywhere.
+
+    Args:
+        output: file to write, .safetensors.
+    """
+    require_writable("output", output)
+    path = export_weights(checkpoint, output)
     print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -227,7 +227,7 @@ class COCOIds(NamedTuple):
     """How a COCO file calls images and classes."""
 
     of_file: dict[str, int | str]  # by file_name
-    categories: list[int | str]  # by label
+    categories: list[int | str]  # by label; 0: none
 
     def of_image(self, name: str) -> int | str:
         """The id of an image by its path, or the end of it that the file knows.
@@ -261,6 +261,8 @@ def read_coco_ids(annotation_file: str | Path, classes: Sequence[str]) -> COCOId
     categories: list[int | str] = [0]
     for name in classes[1:]:
         key = of_name.get(name)
+        if name.startswith("N/A"):  # one of torchvision's labels that mean nothing
+            key = key or 0
         if key is None:
             raise ValueError(f"ids: {annotation_file} has no category {name!r}")
         categories.append(key)

@@ -2,6 +2,7 @@
 
 from fastrpn.models.anchors import AnchorGenerator
 from fastrpn.models.backbones import BackboneWithFPN
+from fastrpn.models.checkpoint import export_weights, load_model, save_weights
 from fastrpn.models.config import PRESETS, ModelConfig
 from fastrpn.models.faster_rcnn import FasterRCNN
 from fastrpn.models.roi_head import BoxHead
@@ -15,8 +16,11 @@ __all__ = [
     "BoxHead",
     "FasterRCNN",
     "ModelConfig",
+    "export_weights",
     "faster_rcnn",
     "load_imagenet",
+    "load_model",
     "load_torchvision",
     "load_weights",
+    "save_weights",
 ]

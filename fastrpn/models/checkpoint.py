@@ -12,14 +12,29 @@ from typing import Any, BinaryIO
 import torch
 
 from fastrpn import distributed
-from fastrpn.files import UNFINISHED, check_archive, replacing
+from fastrpn.files import UNFINISHED, replacing
 from fastrpn.models.config import ModelConfig
 from fastrpn.models.faster_rcnn import FasterRCNN
+from fastrpn.models.torchvision_detectors import network_of
+from fastrpn.models.torchvision_model import torchvision_model
+from fastrpn.models.weight_files import (
+    WeightFile,
+    read_torch_file,
+    read_weights,
+    unwrap,
+    write_safetensors,
+)
 from fastrpn.models.zoo import build_model
 
 __all__ = ["DamagedCheckpointError", "clear_folder", "describe_model", "load_checkpoint"]
-__all__ += ["load_model", "load_newest", "require_same_images", "require_same_model"]
-__all__ += ["save_checkpoint"]
+__all__ += [
+    "export_weights",
+    "load_model",
+    "load_newest",
+    "require_same_images",
+    "require_same_model",
+]
+__all__ += ["save_checkpoint", "save_weights"]
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"  # the files of a run
 OWN_MODEL = "own"  # the name of a model that was handed to `Trainer`
@@ -102,17 +117,19 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             a checkpoint of any kind.
         ValueError: the file is missing or is no checkpoint of fastrpn.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"checkpoint {path}: no such file")
-    try:
-        check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise DamagedCheckpointError(f"checkpoint {path}: cannot be read ({error})") from error
+    content = _read(path)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"checkpoint {path}: not a checkpoint of fastrpn")
     return content
+
+
+def _read(path: str | Path) -> Any:
+    if not Path(path).is_file():
+        raise ValueError(f"checkpoint {path}: no such file")
+    try:
+        return read_torch_file(path)
+    except Exception as error:
+        raise DamagedCheckpointError(f"checkpoint {path}: cannot be read ({error})") from error
 
 
 def load_newest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
@@ -159,7 +176,7 @@ def require_same_model(path: str | Path, saved: dict[str, Any], wanted: dict[str
         )
     rules = {**dataclasses.asdict(ModelConfig()), **saved["config"]}  # an older one has fewer
     for option, value in wanted["config"].items():
-        if rules[option] != value:
+        if rules[option] != value and option != "box_init":  # of the start, which is over
             raise ValueError(
                 f"checkpoint {path} has model option {option}={rules[option]!r}, not {value!r}"
             )
@@ -177,10 +194,12 @@ def require_same_images(path: str | Path, saved: int | None, wanted: int) -> Non
 def load_model(
     path: str | Path, device: str | torch.device = "cpu", num_classes: int | None = None
 ) -> tuple[FasterRCNN, list[str]]:
-    """Builds the model of a checkpoint, in evaluation mode.
+    """Builds the model of a checkpoint, in evaluation mode; without a network.
 
     Args:
-        path: a checkpoint of :func:`fastrpn.training.train`.
+        path: a checkpoint of :func:`fastrpn.training.train`, weights that :func:`save_weights` has
+            written, or a ``fasterrcnn_resnet50_fpn`` of torchvision (a state dict, or a checkpoint
+            of its reference scripts). That one has no names: with 91 classes it gets COCO's.
         device: where the model is to be.
         num_classes: if given, the number of classes (with the background) it must have.
 
@@ -190,18 +209,60 @@ def load_model(
     Raises:
         ValueError: the file is unusable, or has another number of classes.
     """
-    content = load_checkpoint(path)
-    described = content["model"]
-    classes = described["classes"]
+    weights, described = _model_file(path)
+    if described is None:
+        model, classes = torchvision_model(path, weights)
+    else:
+        classes = described["classes"]
+        if described["name"] == OWN_MODEL:
+            raise ValueError(
+                f"checkpoint {path} holds a network of your own: build it and "
+                "load_weights(model, path)"
+            )
+        config = ModelConfig().override(**described["config"])
+        model = build_model(described["name"], len(classes), config)
+        model.load_state_dict(weights)
     if num_classes is not None and num_classes != len(classes):
         raise ValueError(
             f"checkpoint {path} has {len(classes)} classes with the background, not {num_classes}"
         )
-    if described["name"] == OWN_MODEL:
-        raise ValueError(
-            f"checkpoint {path} holds a network of your own: build it and load_weights(model, path)"
-        )
-    config = ModelConfig().override(**described["config"])
-    model = build_model(described["name"], len(classes), config)
-    model.load_state_dict(content["weights"])
     return model.to(device).eval(), classes
+
+
+def save_weights(path: str | Path, model: FasterRCNN, name: str, classes: list[str]) -> Path:
+    """Writes weights alone, as safetensors, with what is needed to build their model.
+
+    Args:
+        path: of the file, ``.safetensors``.
+        name: of the network, see :func:`fastrpn.models.faster_rcnn`.
+        classes: names, "__background__" first.
+
+    Raises:
+        ValueError: another ending, or another number of classes than the model's.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"output {path}: must end with .safetensors")
+    if len(classes) != model.num_classes:
+        raise ValueError(
+            f"classes must be {model.num_classes} names with the background, got {len(classes)}"
+        )
+    return write_safetensors(path, model.state_dict(), describe_model(name, model, classes))
+
+
+def export_weights(checkpoint: str | Path, output: str | Path) -> Path:
+    """The weights of a checkpoint as :func:`save_weights` writes them: for others, who need
+    neither the state of the optimizer nor trust in a pickle."""
+    weights, described = _model_file(checkpoint)
+    if described is None:
+        model, classes = torchvision_model(checkpoint, weights)
+        return save_weights(output, model, network_of(weights), classes)
+    if Path(output).suffix != ".safetensors":
+        raise ValueError(f"output {output}: must end with .safetensors")
+    return write_safetensors(output, weights, described)
+
+
+def _model_file(path: str | Path) -> WeightFile:
+    """Weights and, if fastrpn wrote them, the description of their model."""
+    if Path(path).suffix == ".safetensors":
+        return read_weights(path)
+    return unwrap(_read(path), f"checkpoint {path}: not a checkpoint of fastrpn")

@@ -84,6 +84,7 @@ class ModelConfig:
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     box_smooth_l1_beta: float = 1.0
     box_dropout: float = 0.5
+    box_init: str = "gaussian"  # last layers: 0.01 and 0.001; or "uniform", as nn.Linear starts
     box_score_threshold: float = 0.05
     box_nms: str = "hard"  # or soft-NMS, "linear" or "gaussian" with box_soft_nms_sigma
     box_nms_threshold: float = 0.3
@@ -95,6 +96,11 @@ class ModelConfig:
     freeze_below: int = 3
     backbone_norm: str = "batch"
 
+    # Feature pyramid: strides of its levels, each twice the one before; channels of all of them.
+    # A coarsest level of stride 64 is subsampled from the one before.
+    fpn_strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    fpn_channels: int = 256
+
     def __post_init__(self) -> None:
         for name, hint in _hints().items():
             object.__setattr__(self, name, checked(name, getattr(self, name), hint))
@@ -102,6 +108,7 @@ class ModelConfig:
         _check_choice("rpn_normalizer", self.rpn_normalizer, ("paper", "sampled"))
         _check_choice("roi_op", self.roi_op, ("roi_pool", "roi_align"))
         _check_choice("box_nms", self.box_nms, ("hard", "linear", "gaussian"))
+        _check_choice("box_init", self.box_init, ("gaussian", "uniform"))
         _check_choice("backbone_norm", self.backbone_norm, ("batch", "frozen"))
         for name in ("min_size", "rpn_batch_size", "box_batch_size", "detections_per_image"):
             if getattr(self, name) < 1:
@@ -114,6 +121,15 @@ class ModelConfig:
         for width, height in (shape for level in self.anchor_shapes or () for shape in level):
             if not (width > 0 and height > 0):
                 raise ValueError(f"anchor_shapes must be positive, got {width:g} x {height:g}")
+        steps = self.fpn_strides
+        doubles = all(b == 2 * a for a, b in zip(steps, steps[1:], strict=False))
+        if not (steps and doubles and steps[0] in (1, 2, 4, 8, 16, 32) and steps[-1] <= 64):
+            raise ValueError(
+                "fpn_strides must be powers of two from at most 32 to at most 64, each twice the "
+                f"one before, got {steps}"
+            )
+        if self.fpn_channels < 1:
+            raise ValueError(f"fpn_channels must be at least 1, got {self.fpn_channels}")
         if self.rpn_negative_iou > self.rpn_positive_iou:
             raise ValueError(
                 f"rpn_negative_iou {self.rpn_negative_iou} exceeds "
@@ -185,6 +201,7 @@ TORCHVISION = ModelConfig(
     box_negative_iou=(0.0, 0.5),
     box_smooth_l1_beta=1 / 9,
     box_dropout=0.0,
+    box_init="uniform",
     box_nms_threshold=0.5,
     freeze_below=0,
 )

@@ -25,6 +25,11 @@ from fastrpn.models.validation import check_images, check_proposals, check_targe
 
 __all__ = ["FasterRCNN"]
 
+_BUILT_IN = (  # rules that a network cannot change
+    *("roi_size", "box_dropout", "freeze_below", "backbone_norm"),
+    *("fpn_strides", "fpn_channels", "box_init"),
+)
+
 
 class FasterRCNN(nn.Module):
     """The two-stage detector.
@@ -66,7 +71,7 @@ class FasterRCNN(nn.Module):
 
     @config.setter
     def config(self, config: ModelConfig) -> None:
-        for name in ("roi_size", "box_dropout", "freeze_below", "backbone_norm"):
+        for name in _BUILT_IN:
             if getattr(config, name) != getattr(self._config, name):
                 raise ValueError(
                     f"{name} {getattr(self._config, name)!r} is built into the network, "

@@ -45,12 +45,19 @@ class BoxHead(nn.Module):
 
 
 class BoxPredictor(nn.Module):
-    """Class logits and one box for each class (Gaussian 0.01 and 0.001, as in Fast R-CNN)."""
+    """Class logits and one box for each class.
 
-    def __init__(self, in_features: int, num_classes: int) -> None:
+    Args:
+        init: ``"gaussian"``: 0.01 and 0.001, as in Fast R-CNN; ``"uniform"``: as ``nn.Linear``
+            starts, +-1 / sqrt(in_features), which torchvision leaves as it is.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, init: str = "gaussian") -> None:
         super().__init__()
         self.cls_score = nn.Linear(in_features, num_classes)
         self.bbox_pred = nn.Linear(in_features, num_classes * 4)
+        if init == "uniform":
+            return
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
         nn.init.zeros_(self.cls_score.bias)
@@ -86,7 +93,9 @@ class RoIHead(nn.Module):
         self.pooler = RegionPooler(strides)
         self.config = config
         self.box_head = box_head
-        self.box_predictor = BoxPredictor(cast(int, box_head.out_features), num_classes)
+        self.box_predictor = BoxPredictor(
+            cast(int, box_head.out_features), num_classes, config.box_init
+        )
         self.register_buffer("box_std", None, persistent=False)
 
     @property

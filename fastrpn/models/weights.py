@@ -1,32 +1,34 @@
-"""Weights of other people's networks, loaded from files by their parameters' names."""
+"""Weights of other people's networks, loaded by their parameters' names.
+
+Loading copies weights and changes nothing else: all of a file fits, or the model stays as it was.
+"""
 
 from __future__ import annotations
 
 import os
-import re
-import zipfile
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from fastrpn.files import check_archive
+from fastrpn import distributed
+from fastrpn.models.backbones import VGG16
 from fastrpn.models.faster_rcnn import FasterRCNN
-from fastrpn.models.transform import ImageTransform
-
-__all__ = ["load_imagenet", "load_torchvision", "load_weights"]
-
-Weights = Mapping[str, Tensor] | str | os.PathLike
-
-_TO_OURS = (
-    (re.compile(r"^roi_heads\."), "roi_head."),
-    # Convolutions have been wrapped since torchvision 0.13; older files name them as we do.
-    (re.compile(r"^(rpn\.head\.conv)\.0\.0\."), r"\1."),
-    (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.0\."), r"\1."),
+from fastrpn.models.pretrained import PRETRAINED, download_classifier
+from fastrpn.models.torchvision_detectors import (
+    is_detector,
+    is_old,
+    other_detector,
+    to_our_names,
 )
+from fastrpn.models.transform import ImageTransform
+from fastrpn.models.weight_files import Weights, read_weights
+
+__all__ = ["load_detector", "load_imagenet", "load_torchvision", "load_weights", "say"]
 
 _PREDICTOR = "roi_head.box_predictor."
-_NORM_EPS = 1e-5
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's classifiers
 
 
@@ -44,85 +46,181 @@ def load_torchvision(
         model: ``faster_rcnn("resnet50_fpn", num_classes)`` with as many classes.
         state_dict_or_path: a state dict, or a file of one, or of a checkpoint that holds it as
             ``"model"`` (as torchvision's reference scripts write).
-        norm_eps: added to the variances of the backbone's normalisation. A state dict does not tell
-            it. By default 0 for files written before torchvision 0.13, as the published COCO
-            weights (torchvision, too, sets 0 when it loads those), and 1e-5 otherwise. Pass 0 for
-            a state dict taken from a model that torchvision filled with the COCO weights.
+        norm_eps: what their model adds to the variances of the backbone's normalisation. A state
+            dict does not tell it. By default 0 for files written before torchvision 0.13, as the
+            published COCO weights (torchvision, too, sets 0 when it loads those), and otherwise
+            what ours adds. Pass 0 for a state dict taken from a model that torchvision filled with
+            the COCO weights. Our norms keep their eps; the loaded variances take up the difference.
 
     Raises:
         ValueError: parameters that are missing, left over or of another shape.
     """
-    state_dict = _read(state_dict_or_path)
-    if norm_eps is None:
-        norm_eps = 0.0 if "rpn.head.conv.weight" in state_dict else _NORM_EPS
-    _load(model, _rename(state_dict))
+    weights = read_weights(state_dict_or_path).weights
+    if norm_eps is None and is_old(weights):
+        norm_eps = 0.0
+    load_detector(model, weights, norm_eps)
     model.to(memory_format=torch.contiguous_format)
-    for module in model.backbone.modules():
-        if hasattr(module, "running_var"):
-            module.eps = norm_eps  # type: ignore[assignment]  # whatever norm it is
 
 
 def load_imagenet(model: FasterRCNN, state_dict_or_path: Weights, adapt_input: bool = True) -> None:
-    """Loads a classifier of torchvision (``resnet50``, ``vgg16``, ...) into the detector.
+    """Loads a classifier of torchvision (``resnet50``, ``vgg16``, ...) or timm into the detector.
 
     The convolutions go to the backbone; ``layer4`` of a ResNet with one map, and the first two
-    fully connected layers of a VGG, to the box head.
+    fully connected layers of a VGG, to the box head. The classifier's own last layers are left out.
 
     Args:
         model: with the classifier's network as its backbone.
         state_dict_or_path: a state dict, or a file of one.
-        adapt_input: rewrite the first convolution, which knows torchvision's RGB, mean and standard
-            deviation, for those of the model where they differ (``preset="py-faster-rcnn"``). False
-            for weights that were trained on the model's kind of input, such as Caffe's.
+        adapt_input: rewrite the first convolution of a ResNet or VGG, which knows torchvision's
+            RGB, mean and standard deviation, for those of the model where they differ
+            (``preset="py-faster-rcnn"``). False for weights that were trained on the model's kind
+            of input, such as Caffe's. Networks by the name of another library have its input.
 
     Raises:
-        ValueError: parameters that are missing or of another shape.
+        ValueError: parameters that are missing or of another shape, or are not the network's.
     """
-    state_dict = _read(state_dict_or_path)
-    if adapt_input:
-        state_dict |= _first_convolution(state_dict, model.transform)
-    parts = {"": getattr(model.backbone, "body", model.backbone)}
-    if any(name.startswith("layer4.") for name, _ in model.roi_head.box_head.named_parameters()):
-        parts["layer4."] = model.roi_head.box_head.layer4
-    if "classifier.0.weight" in state_dict:
-        parts["classifier.0."] = model.roi_head.box_head.fc6
-        parts["classifier.3."] = model.roi_head.box_head.fc7
-    for prefix, module in parts.items():
-        names = {prefix + name for name in module.state_dict()}
-        _load(module, {n.removeprefix(prefix): v for n, v in state_dict.items() if n in names})
+    _load_classifier(model, read_weights(state_dict_or_path).weights, adapt_input)
 
 
 def load_weights(model: FasterRCNN, path: str | os.PathLike) -> None:
     """Loads what a training starts from, whichever of these the file holds:
 
-    - a classifier of torchvision, see :func:`load_imagenet`;
-    - a torchvision Faster R-CNN, see :func:`load_torchvision`, or a checkpoint of fastrpn. If it
-      has another number of classes, the layers that classify and refine boxes stay as they are.
+    - a classifier of torchvision or timm, see :func:`load_imagenet`;
+    - a torchvision Faster R-CNN, see :func:`load_torchvision`, or a checkpoint or exported weights
+      of fastrpn. If it has another number of classes, the layers that classify and refine boxes
+      stay as they are.
+
+    Args:
+        path: a file, of torch or safetensors; or ``"imagenet"`` (also ``"DEFAULT"``): what the
+            library of the model's backbone offers for it, downloaded once.
 
     Raises:
-        ValueError: parameters that are missing, left over or of another shape.
+        ValueError: parameters that are missing, left over or of another shape; weights that cannot
+            be downloaded.
         FileNotFoundError: no such file.
     """
-    state_dict = _read(path)
-    if not any(name.startswith("rpn.") for name in state_dict):
-        load_imagenet(model, state_dict)
+    if str(path).lower() in PRETRAINED and not os.path.exists(path):
+        weights: Mapping[str, Tensor] = download_classifier(_classifier(model))
+    else:
+        weights = read_weights(path).weights
+    if not is_detector(weights):
+        left_out = _load_classifier(model, weights, adapt_input=True)
+        if left_out:
+            more = f" and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+            say(f"weights {path}: left out {', '.join(left_out[:4])}{more}")
         return
-    is_old = any(name.startswith("roi_heads.") for name in state_dict)
-    is_old = is_old and "rpn.head.conv.weight" in state_dict
-    state_dict = _rename(state_dict)
-    if is_old:
-        # Its norms had an eps of 0, which a checkpoint does not record: the variances take it up.
-        for name in state_dict:
-            if name.endswith("running_var"):
-                state_dict[name] = state_dict[name] - _NORM_EPS
-    for name, value in model.roi_head.box_predictor.state_dict(prefix=_PREDICTOR).items():
-        if name in state_dict and state_dict[name].shape != value.shape:
-            state_dict[name] = value
-    _load(model, state_dict)
+    ours = model.roi_head.box_predictor.state_dict(prefix=_PREDICTOR)
+    names = to_our_names(weights)
+    kept = {name: ours[name] for name in ours if name in names}
+    kept = {name: value for name, value in kept.items() if names[name].shape != value.shape}
+    if kept:
+        say(f"weights {path}: of another number of classes, the last layers start anew")
+    load_detector(model, weights, 0.0 if is_old(weights) else None, kept)
+
+
+def say(text: str) -> None:
+    """One line for the user, of the main process alone."""
+    if distributed.is_main():
+        print(text, file=sys.stderr)
+
+
+def _classifier(model: FasterRCNN) -> str:
+    """Library and name of the classifier that the backbone is of."""
+    body = getattr(model.backbone, "body", model.backbone)
+    classifier = getattr(body, "classifier", None)
+    if not isinstance(classifier, str):
+        raise ValueError(
+            f"weights imagenet: no library has weights for a backbone {type(body).__name__}"
+        )
+    return classifier
+
+
+def load_detector(
+    model: FasterRCNN,
+    weights: Mapping[str, Tensor],
+    norm_eps: float | None,
+    kept: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Loads torchvision's parameters or ours, but for those that are kept.
+
+    Args:
+        norm_eps: see :func:`load_torchvision`; None: as ours.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    other = other_detector(weights)
+    weights = {**to_our_names(weights), **(kept or {})}
+    if norm_eps is not None:
+        weights |= _variances(model.backbone, "backbone.", weights, norm_eps)
+    try:
+        _load(model, weights)
+    except ValueError as error:
+        if other is None:
+            raise
+        raise ValueError(
+            f"these are weights of torchvision's {other}, a network that fastrpn does not have; "
+            "fasterrcnn_resnet50_fpn's would load"
+        ) from error
+
+
+def _variances(
+    backbone: nn.Module, prefix: str, weights: Mapping[str, Tensor], norm_eps: float
+) -> dict[str, Tensor]:
+    """Variances that mean with our eps what the given ones mean with `norm_eps`."""
+    moved = {}
+    for path, module in backbone.named_modules():
+        name = f"{prefix}{path}.running_var"
+        if hasattr(module, "running_var") and name in weights:
+            moved[name] = weights[name] + (norm_eps - cast(float, module.eps))
+    return moved
+
+
+def _load_classifier(
+    model: FasterRCNN, weights: Mapping[str, Tensor], adapt_input: bool
+) -> list[str]:
+    """Loads a classifier; returns the names of its last layers, which have no place."""
+    body = getattr(model.backbone, "body", model.backbone)
+    has_torchvisions_input = not str(getattr(body, "classifier", "")).startswith("timm:")
+    if adapt_input and has_torchvisions_input:
+        weights = {**weights, **_first_convolution(weights, model.transform)}
+    # timm's networks for maps have "_" for some of the dots of its classifiers.
+    theirs = {_plain(name): name for name in weights}
+    found, ours, targets = {}, {}, {}
+    for prefix, path in _places(model, weights):
+        for name, value in model.get_submodule(path).state_dict().items():
+            their_name = theirs.get(_plain(prefix + name), prefix + name)
+            ours[their_name], targets[their_name] = value, f"{path}.{name}"
+            if their_name in weights:
+                found[their_name] = weights[their_name]
+    left_out = [name for name in _counted(weights) if name not in found]
+    last_layers = getattr(body, "last_layers", None)
+    if last_layers is not None:
+        found |= {name: weights[name] for name in left_out if not name.startswith(last_layers)}
+    _check(ours, found)
+    model.load_state_dict({targets[n]: value for n, value in found.items()}, strict=False)
+    return left_out
+
+
+def _places(model: FasterRCNN, weights: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """How a classifier's names begin, and which module of the model has them without that."""
+    has_body = hasattr(model.backbone, "body")
+    body, head = getattr(model.backbone, "body", model.backbone), model.roi_head.box_head
+    places = [("", "backbone.body" if has_body else "backbone")]
+    if any(name.startswith("layer4.") for name, _ in head.named_parameters()):
+        places.append(("layer4.", "roi_head.box_head.layer4"))
+    if isinstance(body, VGG16) and "classifier.0.weight" in weights:
+        places.append(("classifier.0.", "roi_head.box_head.fc6"))
+        places.append(("classifier.3.", "roi_head.box_head.fc7"))
+    return places
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("model.").replace(".", "_")
 
 
 def _first_convolution(
-    state_dict: Mapping[str, Tensor], transform: ImageTransform
+    weights: Mapping[str, Tensor], transform: ImageTransform
 ) -> dict[str, Tensor]:
     """What of a classifier changes so that it sees in the model's input what it saw in its own.
 
@@ -130,15 +228,15 @@ def _first_convolution(
     x = s / std * z + (m - mean) / std, the weights take up the factor and the bias the rest. Exact
     but at the image's border: the zeros around it stand for m, no longer for ImageNet's mean.
     """
-    conv = "features.0" if "features.0.weight" in state_dict else "conv1"  # a VGG's, a ResNet's
-    weight = state_dict.get(f"{conv}.weight")
-    shift = f"{conv}.bias" if f"{conv}.bias" in state_dict else "bn1.running_mean"
+    conv = "features.0" if "features.0.weight" in weights else "conv1"  # a VGG's, a ResNet's
+    weight = weights.get(f"{conv}.weight")
+    shift = f"{conv}.bias" if f"{conv}.bias" in weights else "bn1.running_mean"
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
     m, s = transform.mean.cpu(), transform.std.cpu()
     is_same = torch.equal(m, mean) and torch.equal(s, std) and not transform.config.bgr
     if is_same or weight is None:
         return {}
-    if weight.shape[1] != 3 or shift not in state_dict:
+    if weight.shape[1] != 3 or shift not in weights:
         raise ValueError(
             f"{conv}.weight {list(weight.shape)}: cannot be rewritten for the model's kind of "
             "input (three channels and a bias or a norm could); adapt_input=False loads it as it is"
@@ -148,56 +246,33 @@ def _first_convolution(
     weight = weight * (s / std)
     adapted = {f"{conv}.weight": weight.flip(1) if transform.config.bgr else weight}
     sign = 1 if shift.endswith("bias") else -1
-    return {**adapted, shift: state_dict[shift] + sign * constant}
+    return {**adapted, shift: weights[shift] + sign * constant}
 
 
-def _rename(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's names to ours; ours stay."""
-    renamed = {}
-    for name, value in state_dict.items():
-        for pattern, replacement in _TO_OURS:
-            name = pattern.sub(replacement, name)
-        renamed[name] = value
-    return renamed
+def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copies into the model all or, if something does not fit, nothing."""
+    _check(model.state_dict(), weights)
+    model.load_state_dict(weights, strict=False)
 
 
-def _read(state_dict_or_path: Weights) -> dict[str, Tensor]:
-    if not isinstance(state_dict_or_path, Mapping):
-        state_dict_or_path = _read_file(state_dict_or_path)
-    if "format" in state_dict_or_path:  # a checkpoint of fastrpn
-        return dict(state_dict_or_path["weights"])
-    return dict(state_dict_or_path.get("model", state_dict_or_path))
+def _counted(names: Iterable[str]) -> list[str]:
+    """Only nn.BatchNorm2d counts its batches; a frozen norm does without."""
+    return [name for name in names if not name.endswith("num_batches_tracked")]
 
 
-def _read_file(path: str | os.PathLike) -> Mapping:
-    try:
-        if zipfile.is_zipfile(path):  # torch's older format is none, and has no checksums
-            check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"weights {path}: cannot be read ({error})") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"weights {path}: holds no state dict")
-    return content
-
-
-def _load(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
-    """Copies into the module all or, if something does not fit, nothing."""
-    ours = module.state_dict()
-    # Only nn.BatchNorm2d counts its batches; a frozen norm does without.
-    names = {name for name in (*ours, *state_dict) if not name.endswith("num_batches_tracked")}
+def _check(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless they have the same names, shapes and kinds of numbers."""
     problems = []
-    for name in sorted(names):
-        if name not in state_dict:
+    for name in sorted(_counted({**ours, **theirs})):
+        if name not in theirs:
             problems.append(f"{name} is missing")
         elif name not in ours:
             problems.append(f"{name} is unknown to the model")
-        elif state_dict[name].shape != ours[name].shape:
-            theirs, expected = tuple(state_dict[name].shape), tuple(ours[name].shape)
-            problems.append(f"{name} has shape {theirs}, the model's {expected}")
+        elif theirs[name].shape != ours[name].shape:
+            given, expected = tuple(theirs[name].shape), tuple(ours[name].shape)
+            problems.append(f"{name} has shape {given}, the model's {expected}")
+        elif theirs[name].is_floating_point() != ours[name].is_floating_point():
+            problems.append(f"{name} is {theirs[name].dtype}, the model's {ours[name].dtype}")
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"state_dict does not fit: {'; '.join(problems[:5])}{more}")
-    module.load_state_dict(state_dict, strict=False)

@@ -100,6 +100,8 @@ class TrainConfig(_Given, Reading):
         optimizer: "sgd" with momentum, or "adamw" (momentum is not used then).
         precision: "fp32", or "bf16" or "fp16" for autocast in training; fp16 scales its losses, and
             leaves out the steps whose gradients overflow.
+        ema: decay of an exponential moving average of the weights, for example 0.9998; evaluation,
+            best.pt and whoever opens a checkpoint use the average. Without it there is none.
         clip_grad_norm: greatest norm of the gradient; --no-clip-grad-norm sets no limit.
         flip: probability of mirroring a training image left to right.
         tile: side in pixels of the tiles that large images are cut into, for training and
@@ -121,7 +123,8 @@ class TrainConfig(_Given, Reading):
         log_every: steps between lines of the progress, and between checks for losses that are not
             finite; every step is in the history.
         val_loss: compute the losses on the validation images, too, at each evaluation.
-        tensorboard: write TensorBoard events into the output folder.
+        loggers: where numbers and pictures go besides the output folder: "tensorboard", "wandb",
+            "mlflow".
         pictures: images to draw detections on at each evaluation.
         rehearsal: before the first step, take one batch through training, evaluation, pictures and
             a checkpoint, so that what is broken fails at once; leaves no trace.
@@ -164,6 +167,7 @@ class TrainConfig(_Given, Reading):
     weight_decay: float = 5e-4
     optimizer: Literal["sgd", "adamw"] = "sgd"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema: float | None = None
     clip_grad_norm: Annotated[float | None, Parameter(negative_none="no-")] = 10.0
     flip: float = 0.5
     tile: int | None = None
@@ -181,7 +185,7 @@ class TrainConfig(_Given, Reading):
     checkpoint_every: int = 0
     log_every: int = 10
     val_loss: bool = False
-    tensorboard: bool = False
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     pictures: int = 4
     rehearsal: bool = True
     resume: bool = False
@@ -205,6 +209,7 @@ class TrainConfig(_Given, Reading):
             require(name, getattr(self, name) >= 0, "at least 0")
         require("steps", self.steps is None or self.steps >= 1, "at least 1")
         require("lr", self.lr > 0 and math.isfinite(self.lr), "positive")
+        require("ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1")
         limit = self.clip_grad_norm
         require("clip_grad_norm", limit is None or limit > 0, "positive")
         inside = all(0 <= part <= 1 for part in self.lr_steps)
@@ -276,7 +281,7 @@ RUN_FILES = ("last.pt", "previous.pt", "best.pt", "history.jsonl")  # that tell 
 _FREE = {  # change nothing of what comes out, or are about this start alone
     *("output", "weights", "device", "workers", "check", "val_set", "val_proposals"),
     *("eval_every", "checkpoint_every"),
-    *("log_every", "val_loss", "tensorboard", "pictures", "rehearsal", "progress"),
+    *("log_every", "val_loss", "loggers", "pictures", "rehearsal", "progress"),
     *("resume", "allow_changes", "overwrite"),
 }
 
@@ -311,6 +316,8 @@ def read_config_file(path: str | Path, **given: Any) -> TrainConfig:
     if not isinstance(content, Mapping):
         raise ValueError(f"config {path}: must be a mapping of settings, got {content!r}")
     values = {name: content[name] for name in content if name not in ("versions", "git")}
+    if values.pop("tensorboard", False):  # as version 0.1 called it
+        values.setdefault("loggers", ["tensorboard"])
     for name in values:
         if name not in _HINTS:
             nearest = difflib.get_close_matches(str(name), list(_HINTS), n=1, cutoff=0.0)[0]

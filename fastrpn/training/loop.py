@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -39,6 +40,7 @@ from fastrpn.models.checkpoint import (
     save_checkpoint,
 )
 from fastrpn.models.precision import autocast
+from fastrpn.training.averaging import WeightAverage
 from fastrpn.training.config import TrainConfig, lr_factor
 from fastrpn.training.log import (
     LossHistory,
@@ -47,7 +49,8 @@ from fastrpn.training.log import (
     require_finite,
     write_config_file,
 )
-from fastrpn.training.progress import Board, TrainingProgress
+from fastrpn.training.loggers import Loggers, require_loggers
+from fastrpn.training.progress import TrainingProgress
 from fastrpn.training.replay import save_replay
 from fastrpn.training.setup import (
     Batch,
@@ -104,6 +107,7 @@ class Trainer:
         if not config.output:
             raise ValueError("output is missing: the run needs a folder")
         config.require_output()
+        require_loggers(config.loggers)
         self.config = config
         self.dataset = dataset
         self.validation = validation
@@ -123,6 +127,7 @@ class Trainer:
         self.objective = objective(self.model) if objective else self.model
         self.objective.to(self.device)
         self.optimizer = new_optimizer(self.model, config)
+        self.average = WeightAverage(self.model, config.ema) if config.ema else None
         # Keeps small gradients from rounding to 0 in float16; finds the ones that overflow.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.loader = training_loader(config, dataset, self.model, self.device)
@@ -159,7 +164,8 @@ class Trainer:
             write_config_file(self.output / "config.yaml", config)
         self.history.begin()
         self.evaluations.begin()
-        events = Board(self.output / "tensorboard", self.step, config.tensorboard and is_main)
+        names = config.loggers if is_main else ()
+        loggers = Loggers(names, self.output, self.step, config.as_dict())
         shown = TrainingProgress(
             self.total,
             self.step,
@@ -168,7 +174,7 @@ class Trainer:
             self.loader,
             config.progress and is_main,
         )
-        with events as board, shown as progress, StopSignals() as stop:
+        with loggers as board, shown as progress, StopSignals() as stop:
             try:
                 self._evaluate_if_due(stop, board, progress)  # if it was stopped while it evaluated
                 for parts in stop.waiting_for(self.batches()):
@@ -192,6 +198,8 @@ class Trainer:
                     f"{self.last_checkpoint}; --resume goes on"
                 )
                 stop.leave()
+        if self.average is not None:  # what was evaluated, and what a checkpoint gives
+            self.model.load_state_dict(self.average.weights)
         distributed.same_buffers(self.model)
         return TrainResult(self.last_checkpoint, self.history.entries, self.metrics, self.model)
 
@@ -210,6 +218,8 @@ class Trainer:
         rate, losses = self.update(parts)
         epoch = self.step // self.steps_per_epoch
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.model, self.step)
         entry = {"step": self.step, "epoch": epoch, "lr": rate}
         if self.scaler.is_enabled():
             entry["grad_scale"] = self.scaler.get_scale()  # it falls at a step that is left out
@@ -268,26 +278,39 @@ class Trainer:
     def score(self, dataset: LabelledImages) -> dict[str, Any]:
         """What `evaluate` says of the model as it is now, in float32; all processes take part."""
         distributed.same_buffers(self.model)
-        batch_size = self.config.batch_size // distributed.size()
-        metrics = evaluate(
-            self.model, dataset, batch_size=batch_size, workers=self.config.workers, progress=False
-        )
+        batch_size, workers = self.config.batch_size // distributed.size(), self.config.workers
+        with self.averaged():
+            metrics = evaluate(
+                self.model, dataset, batch_size=batch_size, workers=workers, progress=False
+            )
         self.objective.train()  # evaluation puts the whole model back into training mode
         return metrics
 
-    def draw(self, dataset: LabelledImages, folder: Path, board: Board | None = None) -> None:
+    def draw(self, dataset: LabelledImages, folder: Path, board: Loggers | None = None) -> None:
         """Writes pictures of detections and proposals, if any are wanted."""
         if self.config.pictures == 0:
             return
-        for name, image in draw_evaluation(self.model, dataset, self.config.pictures).items():
+        with self.averaged():
+            pictures = draw_evaluation(self.model, dataset, self.config.pictures)
+        for name, image in pictures.items():
             write_image(folder / f"{name}-{self.step:06d}.jpg", image)
             if board is not None:
                 board.picture(name, image, self.step)
         self.objective.train()
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the model has its averaged weights, if there are any."""
+        with self.average.in_place(self.model) if self.average else nullcontext():
+            if self.average is not None:
+                distributed.same_buffers(self.model)
+            yield
+
     def content(self) -> dict[str, Any]:
         """What a checkpoint holds."""
+        average = {} if self.average is None else {"ema": self.average.weights}
         return {
+            **average,
             "model": describe_model(self.name, self.model, list(self.dataset.classes)),
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -326,7 +349,9 @@ class Trainer:
         """Whether to do now what is done every so many steps, and at the end; 0: then alone."""
         return self.step == self.total or (every > 0 and self.step % every == 0)
 
-    def _evaluate_if_due(self, stop: StopSignals, board: Board, progress: TrainingProgress) -> None:
+    def _evaluate_if_due(
+        self, stop: StopSignals, board: Loggers, progress: TrainingProgress
+    ) -> None:
         if self.step == 0 or not self._is_due(self.config.eval_every * self.steps_per_epoch):
             return
         done = {entry["step"] for entry in self.evaluations.entries}
@@ -337,9 +362,10 @@ class Trainer:
             self.metrics = self.score(self.validation)
         numbers = summary(self.metrics)
         if self.config.val_loss:
-            numbers |= validation_losses(
-                self.objective, self.validation, batch_size=self.config.batch_size
-            )
+            with self.averaged():
+                numbers |= validation_losses(
+                    self.objective, self.validation, batch_size=self.config.batch_size
+                )
         self.evaluations.append([{"step": self.step, **numbers}])
         board.scalars("val", numbers, self.step)
         ap = self.metrics["AP"] or 0.0
@@ -386,6 +412,8 @@ class Trainer:
             require_same_images(path, content.get("images"), len(self.dataset))
         self.model.load_state_dict(content["weights"])
         self.optimizer.load_state_dict(content["optimizer"])
+        if self.average is not None:  # switched on by --allow-changes, it begins with the weights
+            self.average.load(content.get("ema", content["weights"]))
         if "scaler" in content:
             self.scaler.load_state_dict(content["scaler"])
         self.step, self.best = content["step"], content["best"]

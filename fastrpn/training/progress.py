@@ -1,4 +1,4 @@
-"""What a training run shows: losses, speed, memory and the time that is left; TensorBoard."""
+"""What a training run shows: losses, speed, memory and the time that is left."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ import math
 import resource
 import sys
 import time
-import warnings
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from fastrpn.data import Loader
 
-__all__ = ["Board", "TrainingProgress", "peak_memory"]
+__all__ = ["TrainingProgress", "peak_memory"]
 
 _SHORT = {"objectness": "rpn", "rpn_box_reg": "rpn box", "classifier": "class", "box_reg": "box"}
 _LINE_EVERY = 10.0  # seconds between lines where there is no terminal
@@ -132,48 +128,3 @@ def _describe(entry: dict[str, Any]) -> str:
     parts = " ".join(f"{_SHORT.get(name, name)} {value:.2f}" for name, value in losses.items())
     overflow = "" if math.isfinite(entry["grad_norm"]) else "  gradient overflowed, step left out"
     return f"loss {sum(losses.values()):.2f} ({parts}) lr {entry['lr']:.4f}{overflow}"
-
-
-class Board:
-    """TensorBoard's events: scalars and pictures; a context manager.
-
-    Args:
-        folder: for the event files.
-        step: events of later steps, from a run that was killed, are hidden.
-        enabled: whether to write at all; without the package ``tensorboard`` there is a warning
-            instead.
-    """
-
-    def __init__(self, folder: Path, step: int, enabled: bool) -> None:
-        self._writer = None
-        if not enabled:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            warnings.warn(
-                f"no TensorBoard events: {error}; pip install 'fastrpn[tensorboard]'", stacklevel=2
-            )
-            return
-        self._writer = SummaryWriter(folder, purge_step=step + 1)
-
-    def __enter__(self) -> Board:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def scalars(self, group: str, values: Mapping[str, Any], step: int) -> None:
-        """Adds ``group/name`` for each value that is a number."""
-        if self._writer is None:
-            return
-        for name, value in values.items():
-            if isinstance(value, int | float) and name != "step":
-                self._writer.add_scalar(f"{group}/{name}", value, step)
-
-    def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """Adds a picture, uint8 [H, W, 3] RGB."""
-        if self._writer is not None:
-            self._writer.add_image(name, image, step, dataformats="HWC")
-            self._writer.flush()

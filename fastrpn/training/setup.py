@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastrpn import distributed
 from fastrpn.data import Loader, Samples, augmentation, build_loader
 from fastrpn.models import FasterRCNN, faster_rcnn
+from fastrpn.models.zoo import finetuning_options
 from fastrpn.training.config import TrainConfig
 
 __all__ = ["Batch", "new_model", "new_optimizer", "seed_everything", "seed_step"]
@@ -26,7 +27,10 @@ Batch = tuple[Sequence[Tensor], Sequence[dict[str, Any]]]  # images [3, H, W] an
 
 def new_model(config: TrainConfig, num_classes: int) -> FasterRCNN:
     """The network that the settings name, with random weights; warns if some of them will rest."""
-    model = faster_rcnn(config.model, num_classes, config.preset, **config.model_options)
+    options = config.model_options
+    if config.preset == "torchvision" and config.weights is not None:
+        options = {**finetuning_options(config.model), **options}
+    model = faster_rcnn(config.model, num_classes, config.preset, **options)
     rests = any(not parameter.requires_grad for parameter in model.backbone.parameters())
     if rests and config.weights is None and distributed.is_main():
         warnings.warn(

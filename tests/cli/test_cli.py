@@ -8,12 +8,14 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from fastrpn import info
 from fastrpn.cli import COMMANDS, main
 from fastrpn.commands import app
 from fastrpn.data import ProposalSet, generate_synthetic
 from fastrpn.models.checkpoint import load_model
+from fastrpn.models.torchvision_detectors import COCO_CLASSES
 
 TRAIN = ["--model", "tiny", "--steps", "2", "--batch-size", "2", "--warmup-steps", "1"]
 
@@ -118,6 +120,61 @@ def test_export_writes_a_file_that_detect_runs(checkpoint, data, tmp_path, capsy
         main([*command, "--score-threshold", "0.1", str(images)])
         found[model] = json.loads((output / "detections.json").read_text())
     assert len(found[exported]) == len(found[checkpoint]) > 0
+
+
+@pytest.fixture(scope="module")
+def torchvisions_checkpoint(tmp_path_factory):
+    """Random weights in the shapes of the published ones."""
+    detection = pytest.importorskip("torchvision.models.detection")
+    model = detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    path = tmp_path_factory.mktemp("torchvision") / "fasterrcnn_resnet50_fpn_coco.pth"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def test_a_state_dict_of_torchvision_detects_at_once(torchvisions_checkpoint, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    coco = {
+        "images": [{"id": 7, "file_name": "a.png", "height": 40, "width": 40}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 90, "bbox": [5, 5, 20, 20]}],
+        "categories": [
+            {"id": i, "name": name}
+            for i, name in enumerate(COCO_CLASSES)
+            if i and not name.startswith("N/A")
+        ],
+    }
+    (tmp_path / "photos" / "_annotations.coco.json").write_text(json.dumps(coco))
+    checkpoint = ["--checkpoint", str(torchvisions_checkpoint)]
+    detect = ["detect", *checkpoint, "--output", str(tmp_path / "out"), "--score-threshold", "0"]
+    ids = ["--ids", str(tmp_path / "photos" / "_annotations.coco.json")]
+    main([*detect, *ids, str(tmp_path / "photos" / "a.png")])
+    written, line = capsys.readouterr()
+    assert "objects in 1 images" in written
+    assert line.count("names of COCO's 90 classes") == 1
+    results = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert {result["image_id"] for result in results} <= {7}
+    report = tmp_path / "metrics.json"
+    main(["eval", *checkpoint, "--data", ids[1], "--output", str(report)])
+    assert "toothbrush" in json.loads(report.read_text())["per_class"]
+
+
+def test_export_weights_writes_a_file_that_commands_take(checkpoint, data, tmp_path, capsys):
+    output = tmp_path / "weights.safetensors"
+    main(["export-weights", str(checkpoint), "--output", str(output)])
+    assert f"wrote {output}: " in capsys.readouterr().out
+    assert output.stat().st_size < 0.6 * checkpoint.stat().st_size  # without the optimizer
+    printed = []
+    for path in (checkpoint, output):
+        main(["eval", "--checkpoint", str(path), "--data", str(data)])
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    run = ["train", "--data", str(data), "--output", str(tmp_path / "run"), "--no-progress"]
+    main([*run, *TRAIN, "--weights", str(output)])
+    with pytest.raises(SystemExit) as stop:
+        main(["export-weights", str(checkpoint), "--output", str(tmp_path / "weights.pt")])
+    assert stop.value.code == 2
+    assert "weights.pt: must end with .safetensors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

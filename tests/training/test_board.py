@@ -1,5 +1,6 @@
-"""What a run shows: TensorBoard events, pictures, progress."""
+"""What a run shows: TensorBoard, W&B, MLflow, pictures, progress."""
 
+import json
 import sys
 import time
 from types import SimpleNamespace
@@ -10,7 +11,9 @@ from additive import make_config, make_trainer
 
 from fastrpn.data import generate_synthetic
 from fastrpn.images import read_image
-from fastrpn.training.progress import Board, TrainingProgress, peak_memory
+from fastrpn.training.config import TrainConfig, read_config_file
+from fastrpn.training.loggers import LOGGERS, Loggers
+from fastrpn.training.progress import TrainingProgress, peak_memory
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def test_scalars_and_pictures_reach_tensorboard(data, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    config = make_config(data, tmp_path, pictures=2, tensorboard=True, eval_every=1)
+    config = make_config(data, tmp_path, pictures=2, loggers=("tensorboard",), eval_every=1)
     result = make_trainer(config).run()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     losses = events.Scalars("train/loss_classifier")
@@ -38,12 +41,87 @@ def test_scalars_and_pictures_reach_tensorboard(data, tmp_path):
         assert picture.shape[1] == events.Images(name)[-1].width
 
 
-def test_without_tensorboard_there_is_a_warning(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.warns(UserWarning, match=r"pip install 'fastrpn\[tensorboard\]'"):
-        with Board(tmp_path, 0, enabled=True) as board:
-            board.scalars("train", {"loss": 1.0}, 1)
-    assert not list(tmp_path.iterdir())
+def test_scalars_and_pictures_reach_wandb(data, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("CONSOLE", "off")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    config = make_config(data, tmp_path, pictures=1, loggers=("wandb",), eval_every=1)
+    result = make_trainer(config).run()
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    (records,) = run.glob("*.wandb")
+    written = records.read_bytes()
+    for name in ("train/loss_classifier", "train/images_per_second", "val/AP50"):
+        assert name.encode() in written
+    assert f"{result.history[-1]['loss_classifier']}".encode() in written
+    pictures = [path.name for path in (run / "files" / "media").rglob("*.png")]
+    assert {name.split("_")[0] for name in pictures} == {"detections", "proposals"}
+    assert json.loads((tmp_path / "loggers.json").read_text())["wandb"] in run.name
+
+
+def test_scalars_and_pictures_reach_mlflow(data, tmp_path, monkeypatch):
+    tracking = pytest.importorskip("mlflow.tracking")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    options = {"pictures": 1, "loggers": ("mlflow",), "eval_every": 1}
+    config = make_config(data, tmp_path, steps=2, **options)
+    make_trainer(config).run()
+    longer = make_config(data, tmp_path, steps=4, resume=True, allow_changes=True, **options)
+    result = make_trainer(longer).run()
+    client = tracking.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("fastrpn").experiment_id])
+    losses = client.get_metric_history(run.info.run_id, "train/loss_classifier")
+    assert [metric.step for metric in losses] == [2, 4]  # one run, although it was resumed
+    assert losses[-1].value == pytest.approx(result.history[-1]["loss_classifier"])
+    assert run.data.metrics["val/AP50"] == pytest.approx(result.metrics["AP50"])
+    assert run.data.params["batch_size"] == str(config.batch_size)
+    assert run.info.status == "FINISHED"
+    names = {path.name for path in (tmp_path / "mlflow").rglob("*.png")}
+    assert names >= {"detections-000004.png", "proposals-000004.png"}
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb"), ("mlflow", "mlflow")],
+)
+def test_a_logger_without_its_package_is_refused_at_once(data, tmp_path, monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=f"loggers: {name} needs {name}: pip install {name}"):
+        make_trainer(make_config(data, tmp_path, loggers=(name,)))
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_a_logger_that_fails_does_not_end_the_run(tmp_path, monkeypatch):
+    told = []
+
+    class Failing:
+        def __init__(self, *_):
+            self.run_id = None
+
+        def scalars(self, values, step):
+            told.append(step)
+            if step == 2:
+                raise ConnectionError("no route to host")
+
+        def close(self):
+            told.append("close")
+
+    monkeypatch.setitem(LOGGERS, "wandb", Failing)
+    with Loggers(["wandb"], tmp_path, 0, {}) as board:
+        board.scalars("train", {"loss": 1.0, "step": 1, "text": "a"}, 1)
+        with pytest.warns(UserWarning, match="wandb gets nothing more of this run: no route"):
+            board.scalars("train", {"loss": 1.0}, 2)
+        board.scalars("train", {"loss": 1.0}, 3)
+    assert told == [1, 2]
+
+
+def test_unknown_loggers_are_refused():
+    with pytest.raises(ValueError, match="loggers.*got 'comet'"):
+        TrainConfig(loggers=("comet",))
+
+
+def test_a_file_of_version_0_1_may_ask_for_tensorboard(tmp_path):
+    (tmp_path / "config.yaml").write_text("tensorboard: true\n")
+    assert read_config_file(tmp_path / "config.yaml").loggers == ("tensorboard",)
 
 
 def test_progress_says_speed_memory_and_time_left(capsys):

@@ -19,10 +19,14 @@ class FeaturePyramid(nn.Module):
     Args:
         in_channels: channels of each map, finest first.
         out_channels: channels of every output.
+        extra_level: whether there is the coarsest level.
     """
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int = 256) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], out_channels: int = 256, extra_level: bool = True
+    ) -> None:
         super().__init__()
+        self.extra_level = extra_level
         self.inner_blocks = nn.ModuleList(Conv2d(c, out_channels, 1) for c in in_channels)
         self.layer_blocks = nn.ModuleList(
             Conv2d(out_channels, out_channels, 3, padding=1) for _ in in_channels
@@ -32,7 +36,7 @@ class FeaturePyramid(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, features: Sequence[Tensor]) -> OrderedDict[str, Tensor]:
-        """Maps [B, C_i, H_i, W_i], finest first -> "0", "1", ... of the same sizes and "pool"."""
+        """Maps [B, C_i, H_i, W_i], finest first -> "0", "1", ... of the same sizes, "pool"."""
         top_down = None
         outputs = []
         for feature, inner, layer in zip(
@@ -48,7 +52,8 @@ class FeaturePyramid(nn.Module):
             outputs.append(layer(top_down))
         outputs.reverse()
         levels = OrderedDict((str(i), output) for i, output in enumerate(outputs))
-        levels["pool"] = F.max_pool2d(outputs[-1], kernel_size=1, stride=2)
+        if self.extra_level:
+            levels["pool"] = F.max_pool2d(outputs[-1], kernel_size=1, stride=2)
         return levels
 
 
@@ -62,9 +67,10 @@ class BackboneWithFPN(nn.Module):
         in_channels: channels of its maps.
         strides: pixels between neighbouring positions of its maps.
         out_channels: channels of every level of the pyramid.
+        extra_level: add a level of twice the last stride, by subsampling.
 
     Attributes:
-        out_channels, strides: of the levels; there is one more than the body has maps.
+        out_channels, strides: of the levels.
     """
 
     def __init__(
@@ -73,14 +79,15 @@ class BackboneWithFPN(nn.Module):
         in_channels: Sequence[int],
         strides: Sequence[int],
         out_channels: int = 256,
+        extra_level: bool = True,
     ) -> None:
         super().__init__()
         if len(in_channels) != len(strides):
             raise ValueError(f"in_channels {in_channels} and strides {strides} differ in length")
         self.body = body
-        self.fpn = FeaturePyramid(in_channels, out_channels)
+        self.fpn = FeaturePyramid(in_channels, out_channels, extra_level)
         self.out_channels = out_channels
-        self.strides = (*strides, 2 * strides[-1])
+        self.strides = (*strides, 2 * strides[-1]) if extra_level else tuple(strides)
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """[B, 3, H, W] -> maps [B, out_channels, H / stride, W / stride], finest first."""

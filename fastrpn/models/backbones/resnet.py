@@ -37,6 +37,11 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         state_dict.pop(prefix + "num_batches_tracked", None)  # of an nn.BatchNorm2d
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -164,6 +169,7 @@ class ResNet(nn.Module):
 
     Attributes:
         channels, strides: of each output, C2 to C``last_stage``.
+        classifier, last_layers: whose weights fit; how names begin that the classifier alone has.
     """
 
     def __init__(
@@ -180,6 +186,8 @@ class ResNet(nn.Module):
         for stage in stages:
             self.add_module(f"layer{stage - 1}", _layer(depth, stage, norm, freeze_below))
         expansion = _ARCHITECTURES[depth][0].expansion
+        self.classifier = f"torchvision:resnet{depth}"
+        self.last_layers = ("fc.",) if last_stage == 5 else ("fc.", "layer4.")
         self.channels = tuple(64 * 2 ** (stage - 2) * expansion for stage in stages)
         self.strides = tuple(2**stage for stage in stages)
 

@@ -23,6 +23,8 @@ class VGG16(nn.Module):
 
     out_channels = 512
     strides = (16,)
+    classifier = "torchvision:vgg16"  # whose weights fit
+    last_layers = ("classifier.",)  # of that alone
 
     def __init__(self, freeze_below: int = 3) -> None:
         super().__init__()
