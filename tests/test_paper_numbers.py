@@ -20,7 +20,7 @@ from fastrpn.models.transform import ImageTransform
 from fastrpn.ops import encode_boxes
 from fastrpn.training import TrainConfig
 from fastrpn.training.config import lr_factor, read_config_file
-from fastrpn.training.setup import sgd
+from fastrpn.training.setup import new_optimizer
 
 MODEL = [  # field, paper, py-faster-rcnn
     # Image: short side 600; py-faster-rcnn keeps the long side within 1000 and subtracts a mean
@@ -216,7 +216,7 @@ def test_both_fully_connected_layers_drop_half_in_training():
 
 def test_sgd_decays_weights_alone():
     model = faster_rcnn("tiny", 3)
-    optimizer = sgd(model, trained_with("paper"))
+    optimizer = new_optimizer(model, trained_with("paper"))
     groups = {group["weight_decay"]: group["params"] for group in optimizer.param_groups}
     assert set(groups) == {0.0005, 0.0}
     assert all(p.dim() > 1 for p in groups[0.0005]) and all(p.dim() == 1 for p in groups[0.0])
