@@ -14,7 +14,7 @@ from typing import NoReturn
 from fastrpn._version import __version__
 
 COMMANDS = {
-    "demo": "write a data set, train on it, evaluate, draw what is found",
+    "demo": "find faces, train on photographs, evaluate, draw what is found",
     "train": "train on annotated images",
     "eval": "evaluate a checkpoint on annotated images",
     "detect": "find objects in images and videos",

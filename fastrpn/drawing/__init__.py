@@ -5,13 +5,14 @@ Files appear whole or not at all.
 """
 
 from fastrpn.drawing.curves import plot_losses, plot_pr_curves
-from fastrpn.drawing.detections import contact_sheet, draw_detections, draw_target
+from fastrpn.drawing.detections import contact_sheet, draw_detections, draw_groups, draw_target
 from fastrpn.drawing.proposals import draw_anchors, draw_proposals
 
 __all__ = [
     "contact_sheet",
     "draw_anchors",
     "draw_detections",
+    "draw_groups",
     "draw_proposals",
     "draw_target",
     "plot_losses",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,16 +10,21 @@ from torch import Tensor
 
 from fastrpn.drawing.canvas import (
     GREY,
+    Colour,
     colour_of,
     draw_box,
+    draw_tag,
     enlarge,
     tag_box,
+    text_size,
     tile,
     to_boxes,
     to_numpy,
     with_caption,
 )
 from fastrpn.images import image_to_array
+
+_GROUPS: tuple[Colour, ...] = ((80, 220, 60), (240, 50, 50), (250, 210, 40), (70, 160, 250))
 
 
 def draw_detections(
@@ -69,6 +74,33 @@ def draw_target(
         draw_box(picture, box, GREY, thickness=1)
         tag_box(picture, box, GREY, "ignored")
     return draw_detections(picture, boxes[~ignore], labels[~ignore], classes=classes)
+
+
+def draw_groups(
+    image: np.ndarray | Tensor, groups: Mapping[str, ArrayLike | Tensor], title: str = ""
+) -> np.ndarray:
+    """Draws groups of many boxes, each in a colour of its own, and says above how many there are.
+
+    Args:
+        image: uint8 [H,W,3] RGB or float32 [3,H,W] in 0..1; left as it is.
+        groups: {name: boxes [N,4] xyxy in pixels}; later ones are on top.
+        title: begins the line above the image.
+
+    Returns:
+        uint8 [H + 24,W,3] RGB, a new array.
+    """
+    picture = image_to_array(image).copy()
+    arrays = {name: to_boxes(boxes) for name, boxes in groups.items()}
+    for colour, boxes in zip(_GROUPS, arrays.values(), strict=False):
+        for box in boxes:
+            draw_box(picture, box, colour, thickness=1, halo=True)
+    picture = with_caption(picture, title)
+    left = text_size(title, 0.5)[0] + 24 if title else 4
+    for colour, (name, boxes) in zip(_GROUPS, arrays.items(), strict=False):
+        text = f"{len(boxes)} {name}"
+        draw_tag(picture, text, (left, 4), colour)
+        left += text_size(text)[0] + 20
+    return picture
 
 
 def contact_sheet(

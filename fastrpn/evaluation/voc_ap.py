@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_FALSE, _TRUE, _IGNORED = 0, 1, 2  # what becomes of a detection
+FALSE, TRUE, IGNORED = 0, 1, 2  # what becomes of a detection
 
 
 @dataclass
@@ -72,21 +72,31 @@ def voc_curve(
         ignore = np.asarray(target.get("ignore", np.zeros(len(mine))), bool)[mine]
         num_objects += int((~ignore).sum())
         scores.append(score[order])
-        hits.append(_match(boxes, objects, ignore, iou_threshold))
+        hits.append(match_objects(boxes, objects, ignore, iou_threshold))
 
     score, hit = np.concatenate([[], *scores]), np.concatenate([[], *hits])
     hit = hit[np.argsort(-score, kind="stable")]
-    hit = hit[hit != _IGNORED]
-    found = np.cumsum(hit == _TRUE)
+    hit = hit[hit != IGNORED]
+    found = np.cumsum(hit == TRUE)
     with np.errstate(invalid="ignore", divide="ignore"):
         return VOCCurve(found / num_objects, found / np.arange(1, len(hit) + 1), num_objects)
 
 
-def _match(
-    boxes: np.ndarray, objects: np.ndarray, ignore: np.ndarray, iou_threshold: float
+def match_objects(
+    boxes: np.ndarray, objects: np.ndarray, ignore: np.ndarray, iou_threshold: float = 0.5
 ) -> np.ndarray:
-    """What becomes of each detection of one image and class; boxes [D,4] are sorted by score."""
-    outcome = np.full(len(boxes), _FALSE)
+    """What becomes of each detection of one image and class, as `voc_curve` says.
+
+    Args:
+        boxes: [D,4] xyxy, the best score first.
+        objects: [G,4] xyxy.
+        ignore: bool [G].
+        iou_threshold: 0.5 in VOC.
+
+    Returns:
+        [D]: TRUE, FALSE or IGNORED.
+    """
+    outcome = np.full(len(boxes), FALSE)
     if len(boxes) == 0 or len(objects) == 0:
         return outcome
     iou = pairwise_iou(boxes, objects)
@@ -95,9 +105,9 @@ def _match(
         if iou[row, best] < iou_threshold:
             continue
         if ignore[best]:
-            outcome[row] = _IGNORED
+            outcome[row] = IGNORED
         elif not found[best]:
-            outcome[row] = _TRUE
+            outcome[row] = TRUE
             found[best] = True
     return outcome
 

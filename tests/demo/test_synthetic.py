@@ -1,4 +1,4 @@
-"""The demo from end to end, cut down to a few images and steps."""
+"""The demo without a registry, from end to end, cut down to a few images and steps."""
 
 import json
 
@@ -13,7 +13,7 @@ from fastrpn.models.checkpoint import load_model
 def demo(tmp_path_factory):
     output = tmp_path_factory.mktemp("demo")
     size = {"num_train": 8, "num_val": 4, "image_size": (96, 128)}
-    return output, run_demo(output, seed=3, steps=3, progress=False, **size)
+    return output, run_demo(output, seed=3, data="synthetic", steps=3, progress=False, **size)
 
 
 def test_metrics_are_written_as_they_were_measured(demo):

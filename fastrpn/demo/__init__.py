@@ -1,0 +1,6 @@
+"""The demo: what fastrpn does, seen on this machine in minutes."""
+
+from fastrpn.demo.run import run_demo
+from fastrpn.demo.synthetic import demo_config
+
+__all__ = ["demo_config", "run_demo"]
