@@ -48,6 +48,8 @@ std::tuple<Tensor, Tensor, Tensor> generate_proposals(Tensor objectness, Tensor 
                                                       int64_t post_nms_top_n, double nms_threshold,
                                                       double min_size,
                                                       std::vector<int64_t> anchors_per_level) {
+  // No sizes mean one level. So the number of anchors is in no list, where torch.jit.trace could not follow.
+  if (anchors_per_level.empty() && objectness.dim() == 2) anchors_per_level = {objectness.size(1)};
   check_inputs(objectness, deltas, anchors, image_sizes, anchors_per_level);
   STD_TORCH_CHECK(pre_nms_top_n > 0 && post_nms_top_n > 0, "pre_nms_top_n, post_nms_top_n must be positive");
   check_not_nan(nms_threshold, "nms_threshold");

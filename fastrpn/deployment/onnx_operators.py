@@ -102,7 +102,7 @@ def _generate_proposals(
     limit = op.Gather(height_width, _ints(1, 0, 1, 0), axis=2)  # [B, 1, 4]
     all_boxes, all_scores = [], []
     first = _ints(0)
-    for size in anchors_per_level:
+    for size in anchors_per_level or [op.Shape(anchors, start=0, end=1)]:
         size = op.Reshape(_ints(size) if isinstance(size, int) else size, _ints(1))
         logits = op.Slice(objectness, first, op.Add(first, size), _ints(1))
         logits, rank = op.TopK(

@@ -70,8 +70,8 @@ def generate_proposals(
     nms_threshold, min_size = number_of(nms_threshold), number_of(min_size)
     check_not_nan("nms_threshold", nms_threshold)
     check_not_nan("min_size", min_size)
-    levels = [anchors.shape[0]] if anchors_per_level is None else list(anchors_per_level)
-    if any(size < 0 for size in levels) or sum(levels) != anchors.shape[0]:
+    levels = None if anchors_per_level is None else list(anchors_per_level)
+    if levels is not None and (any(n < 0 for n in levels) or sum(levels) != anchors.shape[0]):
         raise ValueError(
             f"anchors_per_level: expected sizes of sum {anchors.shape[0]}, got {levels}"
         )
@@ -85,7 +85,7 @@ def generate_proposals(
         post_nms_top_n,
         nms_threshold,
         min_size,
-        levels,
+        levels or [],  # without sizes the operator takes all anchors for one level
     )
 
 

@@ -254,3 +254,17 @@ def test_a_number_that_is_nan_is_refused(name):
         torch.ops.fastrpn.generate_proposals(*arguments, *{**OPTIONS, name: math.nan}.values(), [9])
     for number in (math.inf, -math.inf):
         ops.generate_proposals(*arguments, **{**OPTIONS, name: number})
+
+
+def test_the_operator_takes_no_sizes_for_one_level():
+    generator = torch.Generator().manual_seed(4)
+    scores, deltas = torch.rand(2, 30, generator=generator), torch.zeros(2, 30, 4)
+    corners = torch.rand(30, 2, generator=generator) * 50
+    anchors, sizes = torch.cat([corners, corners + 20], 1), torch.tensor([[70, 70], [60, 65]])
+    operator = torch.ops.fastrpn.generate_proposals
+    found = operator(scores, deltas, anchors, sizes, 20, 10, 0.5, 1.0, [])
+    wanted = operator(scores, deltas, anchors, sizes, 20, 10, 0.5, 1.0, [30])
+    assert found[2].min() > 1
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    with pytest.raises(RuntimeError, match="must sum"):
+        operator(scores, deltas, anchors, sizes, 20, 10, 0.5, 1.0, [0])
