@@ -48,6 +48,21 @@ def test_kernels_on_plain_arrays(programs):
     ]
 
 
+@pytest.mark.parametrize(("asked", "is_found"), [("", True), ("0.1", True), ("9.0", False)])
+def test_the_package_knows_its_version(asked, is_found, tmp_path):
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.24)\nproject(asks LANGUAGES CXX)\n"
+        f"find_package(fastrpn {asked} REQUIRED)\nmessage(STATUS \"got ${{fastrpn_VERSION}}\")\n"
+    )
+    command = ["cmake", "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={PACKAGE}"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert (result.returncode == 0) == is_found, result.stderr
+    if is_found:
+        assert f"got {fastrpn.__version__}" in result.stdout
+    else:
+        assert "9.0" in result.stderr and fastrpn.__version__ in result.stderr
+
+
 def test_the_programs_without_torch_need_none(programs):
     assert "torch" not in run("ldd", programs / "kernels")
     assert "python" not in run("ldd", programs / "kernels")
