@@ -52,7 +52,7 @@ def test_kernels_on_plain_arrays(programs):
 def test_the_package_knows_its_version(asked, is_found, tmp_path):
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.24)\nproject(asks LANGUAGES CXX)\n"
-        f"find_package(fastrpn {asked} REQUIRED)\nmessage(STATUS \"got ${{fastrpn_VERSION}}\")\n"
+        f'find_package(fastrpn {asked} REQUIRED)\nmessage(STATUS "got ${{fastrpn_VERSION}}")\n'
     )
     command = ["cmake", "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={PACKAGE}"]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
