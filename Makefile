@@ -29,7 +29,7 @@ $(VENV)/.torch:
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(NATIVE)
-	$(BIN)/python -m pip install --editable '.[test]'
+	$(BIN)/python -m pip install --editable '.[all,test]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -1,7 +1,7 @@
 """The command line: `fastrpn COMMAND`, also `python -m fastrpn COMMAND`.
 
 The commands themselves are in :mod:`fastrpn.commands`, which is imported when one is asked for, so
-that `fastrpn --help` answers at once.
+that `fastrpn --help` answers at once, and `fastrpn info` where only torch and NumPy are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from fastrpn._extras import require
 from fastrpn._version import __version__
+from fastrpn.info import show
 
 COMMANDS = {
     "demo": "find faces, train on photographs, evaluate, draw what is found",
@@ -32,8 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     words = (place for place, word in enumerate(arguments) if not word.startswith("-"))
     end = next(words, len(arguments)) + 1  # behind the command's name
-    debug = _parser().parse_args(arguments[:end]).debug
+    is_info = arguments[end - 1 : end] == ["info"]
+    options = _parser().parse_args(arguments if is_info else arguments[:end])
+    debug = options.debug
     try:
+        if is_info:  # works without the packages of the other commands
+            show(options.json)
+            return
+        require("train")
         from fastrpn.commands import CycloptsError, NonFiniteLossError, WorkerKilledError, run
     except ImportError as error:
         _exit(error, 2, debug)
@@ -61,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, summary in COMMANDS.items():
-        commands.add_parser(name, help=summary)
+        command = commands.add_parser(name, help=summary)
+        if name == "info":
+            command.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 

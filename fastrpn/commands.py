@@ -6,7 +6,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
-from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,7 +33,6 @@ from fastrpn.inference import Predictor
 from fastrpn.inference.detect import detect_files
 from fastrpn.inference.propose import propose_dataset
 from fastrpn.inference.tiled import TiledDetector
-from fastrpn.info import collect
 from fastrpn.models.anchors import cell_anchors
 from fastrpn.models.checkpoint import export_weights, load_model
 from fastrpn.models.precision import autocast
@@ -439,19 +437,3 @@ def export_weights_command(checkpoint: Checkpoint, /, *, output: Path) -> None:
     require_writable("output", output)
     path = export_weights(checkpoint, output)
     print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB")
-
-
-@app.command
-def info(*, json: bool = False) -> None:
-    """Say what was built and what was found at run time.
-
-    Args:
-        json: as JSON.
-    """
-    facts = collect()
-    if json:
-        print(dumps(facts, indent=1))
-        return
-    for name, value in facts.items():
-        text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
-        print(f"{name:20}{text if text is not None else 'not found'}")

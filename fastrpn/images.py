@@ -6,6 +6,10 @@ import re
 import warnings
 from pathlib import Path
 
+from fastrpn._extras import require
+
+require("train")
+
 import cv2
 import numpy as np
 import torch

@@ -1,6 +1,8 @@
 """What was built and what was found at run time: the answer to "why is my GPU not used?"."""
 
 import ctypes
+import json
+import os
 import platform
 import re
 from importlib import metadata
@@ -41,11 +43,24 @@ def collect() -> dict[str, object]:
         "torchvision": _version_of("torchvision"),
         "NumPy": _version_of("numpy"),
         "OpenCV": _opencv(),
+        "platform": platform.platform(),
+        "CPU threads": os.cpu_count(),
         "NVIDIA driver": _driver(),
         "CUDA of the driver": _cuda_driver(),
         "GPUs": [f"{name} (sm_{a}{b})" for name, (a, b) in _gpus()],
         "GPU used": _why_no_gpu(build) or "yes",
     }
+
+
+def show(as_json: bool = False) -> None:
+    """Prints it, a line a fact: what `fastrpn info` does."""
+    facts = collect()
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    for name, value in facts.items():
+        text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+        print(f"{name:20}{text if text is not None else 'not found'}")
 
 
 def _version_of(package: str) -> str | None:

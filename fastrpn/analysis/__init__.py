@@ -3,6 +3,10 @@
 Functions return data; what draws is in :mod:`fastrpn.analysis.plots`.
 """
 
+from fastrpn._extras import require
+
+require("train")
+
 from fastrpn.analysis.anchor_coverage import (
     AnchorCoverage,
     ReceptiveFieldReport,

@@ -1,5 +1,9 @@
 """Data sets, loading, and the synthetic data set of the demo."""
 
+from fastrpn._extras import require
+
+require("train")
+
 from fastrpn.data.augment import (
     ColorJitter,
     RandomCrop,

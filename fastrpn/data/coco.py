@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
+from fastrpn._extras import require
 from fastrpn.data.collect import Box, Collector, ImageFolder, Object, stated_size
 from fastrpn.data.dataset import AnnotatedImages
 from fastrpn.data.samples import SampleTable, building_much
@@ -340,6 +341,7 @@ def _box_around(segmentation: Any, where: str) -> Box:
 
 
 def _box_of_mask(mask: dict, where: str) -> Box:
+    require("train", "faster_coco_eval")
     from faster_coco_eval import mask as masks
 
     try:

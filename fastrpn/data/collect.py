@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastrpn.data.dataset import with_background
 from fastrpn.data.samples import SampleTable, Strings, areas_of_boxes
 from fastrpn.errors import BadDataError, BadDataPolicy
 from fastrpn.images import IMAGE_SUFFIXES, read_size
+from fastrpn.models.classes import with_background
 
 OVER_EDGE = ("clip", "drop")
 LARGEST_SIDE = 10**6  # pixels; an annotation that says more of an image says nothing

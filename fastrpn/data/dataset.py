@@ -13,34 +13,6 @@ from fastrpn.data.samples import Sample, SampleTable
 from fastrpn.errors import BadDataError, BadDataPolicy
 from fastrpn.images import image_to_tensor, read_image
 
-BACKGROUND = "__background__"
-
-
-def with_background(classes: Sequence[str]) -> list[str]:
-    """Class names with "__background__" in front, whether or not it was there already.
-
-    Raises:
-        ValueError: a name occurs twice, or there is no class.
-    """
-    names = [name for name in classes if name != BACKGROUND]
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"classes must be distinct names, at least one, got {list(classes)}")
-    return [BACKGROUND, *names]
-
-
-def name_classes(num_classes: int, classes: Sequence[str] | None) -> list[str]:
-    """A model's classes: the given names, or numbers, "__background__" first.
-
-    Raises:
-        ValueError: another number of names than ``num_classes``, which counts the background.
-    """
-    names = with_background(classes or [str(label) for label in range(1, num_classes)])
-    if len(names) != num_classes:
-        raise ValueError(
-            f"classes has {len(names)} names with the background, the model {num_classes}"
-        )
-    return names
-
 
 class AnnotatedImages(torch.utils.data.Dataset):
     """SampleTable whose annotations were checked when the data set was opened.

@@ -13,7 +13,7 @@ import torch
 
 from fastrpn.data.coco import COCODataset
 from fastrpn.data.cvat import CVATDataset
-from fastrpn.data.dataset import AnnotatedImages, with_background
+from fastrpn.data.dataset import AnnotatedImages
 from fastrpn.data.image_folder import ImageFolderDataset
 from fastrpn.data.labelme import LabelmeDataset
 from fastrpn.data.samples import join_samples
@@ -21,6 +21,7 @@ from fastrpn.data.voc import VOCDataset
 from fastrpn.data.yolo import SYNONYMS, YOLODataset
 from fastrpn.errors import BadDataError, BadDataPolicy
 from fastrpn.images import IMAGE_SUFFIXES
+from fastrpn.models.classes import with_background
 
 _ROBOFLOW = "_annotations.coco.json"
 _HEAD = 4096  # bytes that tell labelme's JSON from COCO's

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from fastrpn.data.collect import fault_of_box, judge_boxes
-from fastrpn.data.dataset import with_background
 from fastrpn.errors import BadDataError
 from fastrpn.images import image_to_array, image_to_tensor
+from fastrpn.models.classes import with_background
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from torch import nn
 from torch.export import ExportedProgram
 
-from fastrpn.data.dataset import name_classes
+from fastrpn._extras import require
 from fastrpn.deployment.metadata import Metadata
 from fastrpn.deployment.program import DetectionProgram, InputSize, trace
 from fastrpn.deployment.writers import write_aoti, write_onnx, write_torch
 from fastrpn.files import replacing
 from fastrpn.models.checkpoint import load_model
+from fastrpn.models.classes import name_classes
 from fastrpn.models.faster_rcnn import FasterRCNN
 
 __all__ = ["FORMATS", "export"]
@@ -87,7 +87,7 @@ def export(
     if not isinstance(model, FasterRCNN | str | Path):
         raise TypeError(f"model must be a FasterRCNN or a path, got {type(model).__name__}")
     if format == "onnx":
-        _require("onnx", "onnxscript")
+        require("export", "onnx", "onnxscript")
     if isinstance(model, FasterRCNN):
         names = name_classes(model.num_classes, classes)
     elif classes is None:
@@ -116,9 +116,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def _require(*packages: str) -> None:
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
-        raise ImportError(f"format onnx needs {' and '.join(missing)}: pip install fastrpn[onnx]")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastrpn._extras import require
+
 if TYPE_CHECKING:
     from faster_coco_eval import COCO
 
@@ -70,6 +72,7 @@ def coco_precision(
         num_classes: with the background; labels are 1 to num_classes - 1.
         max_detections: of an image and class, the best; COCO's number is 100.
     """
+    require("train", "faster_coco_eval")
     from faster_coco_eval import COCOeval_faster  # everything else runs without the package
 
     # Of equal scores that of the first image counts first, which pycocotools goes through by id.

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrpn.data.dataset import name_classes
 from fastrpn.deployment import ExportedModel, is_exported
 from fastrpn.distributed import local_device
 from fastrpn.errors import BadDataPolicy
@@ -22,6 +21,7 @@ from fastrpn.inference.media import Frame, list_media, read_media
 from fastrpn.inference.tiled import TiledDetector
 from fastrpn.models import FasterRCNN
 from fastrpn.models.checkpoint import load_model
+from fastrpn.models.classes import name_classes
 from fastrpn.models.precision import PRECISIONS, autocast
 
 __all__ = ["Image", "Predictor"]

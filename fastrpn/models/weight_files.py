@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastrpn._extras import require
 from fastrpn.files import check_archive, replacing
 
 __all__ = ["WeightFile", "Weights", "read_torch_file", "read_weights", "unwrap"]
@@ -94,6 +95,7 @@ def unwrap(content: Any, name: str) -> WeightFile:
 
 
 def _read_safetensors(path: str | os.PathLike) -> WeightFile:
+    require("train", "safetensors")
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -105,6 +107,7 @@ def write_safetensors(
     path: str | os.PathLike, weights: Mapping[str, Tensor], described: Mapping[str, Any]
 ) -> Path:
     """Writes weights and what is needed to build their model; whole or not at all."""
+    require("train", "safetensors")
     from safetensors.torch import save_file
 
     plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}

@@ -1,5 +1,9 @@
 """Training: joint, or in the paper's four steps."""
 
+from fastrpn._extras import require
+
+require("train")
+
 from fastrpn.training.config import TrainConfig
 from fastrpn.training.log import NonFiniteLossError
 from fastrpn.training.loop import Trainer, TrainResult
