@@ -1,10 +1,10 @@
-# make demo | make test | make lint | make sanitize: each makes .venv on first use and installs what it needs, once.
+# make demo | make test | make lint | make sanitize | make wheels: each makes .venv on first use and installs what it needs, once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 NATIVE := CMakeLists.txt setup.py build_backend.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint sanitize clean
+.PHONY: demo test lint sanitize wheels clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fastrpn demo --output demo
@@ -17,8 +17,16 @@ lint: $(VENV)/.installed-dev
 
 # SECONDS: for all fuzzers together. SANITIZE_ARGS=--skip-missing leaves out what a missing tool would run.
 SECONDS ?= 300
+WHEEL_ARCHS ?= 75-real;80-real;86-real;89-real;90-real;100-real;120
 sanitize: $(VENV)/.installed
 	$(BIN)/python tests/native/sanitize.py --seconds $(SECONDS) $(SANITIZE_ARGS)
+
+# An sdist and a wheel for other machines, in dist/. torch's libraries stay outside: the user's torch has them.
+wheels: $(VENV)/.installed
+	FASTRPN_CUDA_ARCHS="$(WHEEL_ARCHS)" $(BIN)/python -m build --outdir dist/built
+	$(BIN)/python -m auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist dist/built/*.whl
+	cp dist/built/*.tar.gz dist/
+	rm -r dist/built
 
 # Torch comes first and by itself: the build then finds it and downloads no second one.
 $(VENV)/.torch:

@@ -19,6 +19,12 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 from build_backend import DEFAULT_CUDA_ARCHS, find_torch  # noqa: E402
 
+if sys.platform != "linux":
+    raise SystemExit(
+        f"fastrpn is built on Linux alone, this is {sys.platform}. On macOS and Windows its kernels do "
+        "not compile; a Linux container or WSL runs it."
+    )
+
 
 def find_tool(name: str) -> str:
     """Path of a build tool: on PATH, or beside a Python whose environment is not activated."""

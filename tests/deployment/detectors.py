@@ -11,6 +11,7 @@ from fastrpn.models import PRESETS, BackboneWithFPN, BoxHead, FasterRCNN, faster
 from fastrpn.ops import box_iou
 
 SMALL = {"min_size": 160, "max_size": 260, "size_divisible": 32}
+SMALL |= {"rpn_post_nms_top_n_test": 200}  # a thousand RoIs through stage 5 take a minute an image
 
 
 def distinct(model):
@@ -88,4 +89,11 @@ def timm_detector():
 MODELS = {
     name: partial(detector, name)
     for name in ("vgg16", "zf", "resnet50_c4", "resnet18_fpn", "resnet50_fpn", "resnet101_fpn")
-} | {"tiny": partial(detector, "tiny"), "timm resnet10t": timm_detector}
+} | {
+    "tiny": partial(detector, "tiny"),
+    "timm resnet10t": timm_detector,
+    "timm:tf_efficientnet_lite0": partial(
+        detector, "timm:tf_efficientnet_lite0", fpn_strides=(4, 8, 16), fpn_channels=64
+    ),
+    "torchvision:mobilenet_v3_large": partial(detector, "torchvision:mobilenet_v3_large"),
+}

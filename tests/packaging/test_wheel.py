@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -103,6 +104,19 @@ def smoke(python: object, folder: Path) -> dict:
     return printed["info"]
 
 
+def test_the_repaired_wheel_is_for_other_machines_and_holds_no_torch(wheel, tmp_path):
+    pytest.importorskip("auditwheel")
+    exclude = ["--exclude", "libtorch*", "--exclude", "libc10*"]
+    command = [sys.executable, "-m", "auditwheel", "repair", *exclude, "-w", tmp_path, wheel.path]
+    run(*command, env=clean_environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}"))
+    (repaired,) = tmp_path.glob("*.whl")
+    assert re.search(r"-manylinux_2_(\d+)_", repaired.name)
+    shutil.unpack_archive(repaired, tmp_path / "unpacked", "zip")
+    libraries = {path.name for path in (tmp_path / "unpacked").rglob("*.so*")}
+    assert {"libfastrpn.so", "libfastrpn_torch.so"} < libraries and len(libraries) == 3
+    smoke(sys.executable, tmp_path / "unpacked")
+
+
 def test_runs_under_the_newest_torch(unpacked):
     info = smoke(sys.executable, unpacked)
     assert info["torch"].split(".") >= ["2", "10"]
@@ -138,3 +152,12 @@ def test_compiles_against_other_headers(source):
         *("c++", "-std=c++17", "-fsyntax-only", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
         *(*cuda, "-DFASTRPN_X86", "-I", ROOT / "csrc", "-isystem", headers, source),
     )
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_other_systems_are_refused_before_a_compiler_runs(platform):
+    code = f"import sys, runpy; sys.platform = {platform!r}; runpy.run_path('setup.py')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"fastrpn is built on Linux alone, this is {platform}.")
+    assert len(done.stderr.splitlines()) == 1
