@@ -21,8 +21,8 @@ from build_backend import DEFAULT_CUDA_ARCHS, find_torch  # noqa: E402
 
 if sys.platform != "linux":
     raise SystemExit(
-        f"fastrpn is built on Linux alone, this is {sys.platform}. On macOS and Windows its kernels do "
-        "not compile; a Linux container or WSL runs it."
+        f"fastrpn is built on Linux alone, this is {sys.platform}. On macOS and Windows its "
+        "kernels do not compile; a Linux container or WSL runs it."
     )
 
 

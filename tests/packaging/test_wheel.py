@@ -156,7 +156,8 @@ def test_compiles_against_other_headers(source):
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_other_systems_are_refused_before_a_compiler_runs(platform):
-    code = f"import sys, runpy; sys.platform = {platform!r}; runpy.run_path('setup.py')"
+    start = "import sys, runpy, setuptools, sysconfig; sysconfig.get_config_vars(); "
+    code = f"{start}sys.platform = {platform!r}; runpy.run_path('setup.py')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.startswith(f"fastrpn is built on Linux alone, this is {platform}.")
