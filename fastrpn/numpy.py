@@ -8,10 +8,12 @@ meanwhile, so that several Python threads may work at once.
 import numpy as np
 
 from fastrpn._library import core
+from fastrpn._merging import descending, join_by_ios, join_by_iou
 
-__all__ = ["batched_nms", "box_iou", "nms", "soft_nms"]
+__all__ = ["batched_nms", "box_iou", "nmm", "nms", "soft_nms"]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_METRICS = ("iou", "ios")
 
 
 def box_iou(boxes1: np.ndarray, boxes2: np.ndarray) -> np.ndarray:
@@ -33,26 +35,35 @@ def box_iou(boxes1: np.ndarray, boxes2: np.ndarray) -> np.ndarray:
     return core().box_iou(boxes1, boxes2)
 
 
-def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarray:
+def nms(
+    boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, *, metric: str = "iou"
+) -> np.ndarray:
     """Greedy non-maximum suppression; see :func:`fastrpn.ops.nms`.
 
     Args:
         boxes: `[N, 4]` xyxy in pixels, float32 or float64.
         scores: `[N]` of the same dtype.
         iou_threshold: suppress above it.
+        metric: "iou", or "ios" for the intersection over the smaller area, which finds a part of an
+            object inside the whole; that one is computed by NumPy.
 
     Returns:
         `[K]` int64 indices of the kept boxes, by descending score.
 
     Raises:
         TypeError: not an array, not float32 or float64, or two dtypes.
-        ValueError: wrong shape, or a NaN threshold.
+        ValueError: wrong shape, a NaN threshold, or an unknown metric.
     """
-    return _nms(boxes, scores, None, iou_threshold)
+    return _nms(boxes, scores, None, iou_threshold, metric)
 
 
 def batched_nms(
-    boxes: np.ndarray, scores: np.ndarray, idxs: np.ndarray, iou_threshold: float
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    idxs: np.ndarray,
+    iou_threshold: float,
+    *,
+    metric: str = "iou",
 ) -> np.ndarray:
     """NMS of each class for itself; see :func:`fastrpn.ops.batched_nms`.
 
@@ -61,18 +72,56 @@ def batched_nms(
         scores: `[N]` of the same dtype.
         idxs: `[N]` integers: the class of each box.
         iou_threshold: suppress above it.
+        metric: "iou" or "ios", as for :func:`nms`.
 
     Returns:
         `[K]` int64 indices of the kept boxes of all classes, by descending score.
 
     Raises:
         TypeError: not an array, not float32 or float64, two dtypes, or classes not integers.
-        ValueError: wrong shape, or a NaN threshold.
+        ValueError: wrong shape, a NaN threshold, or an unknown metric.
     """
-    idxs = _array("idxs", idxs, ("N",))
-    if idxs.dtype.kind not in "iu":
-        raise TypeError(f"idxs: expected integers, got {idxs.dtype}")
-    return _nms(boxes, scores, idxs, iou_threshold)
+    return _nms(boxes, scores, _classes(idxs), iou_threshold, metric)
+
+
+def nmm(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    threshold: float,
+    *,
+    idxs: np.ndarray | None = None,
+    metric: str = "iou",
+) -> np.ndarray:
+    """Greedy non-maximum merging: which kept box each box joins.
+
+    The kept boxes are those of :func:`nms`, or of :func:`batched_nms`. What is done with a group
+    (a union, a mean by score) is up to the caller::
+
+        joined = nmm(boxes, scores, 0.5)
+        kept, group = np.unique(joined, return_inverse=True)
+        union = boxes[kept]
+        np.minimum.at(union[:, :2], group, boxes[:, :2])
+        np.maximum.at(union[:, 2:], group, boxes[:, 2:])
+
+    Args:
+        boxes: `[N, 4]` xyxy in pixels, float32 or float64.
+        scores: `[N]` of the same dtype.
+        threshold: a box joins the kept box of the highest score that it overlaps more.
+        idxs: `[N]` integers: classes, of which each is merged for itself; None takes all together.
+        metric: "iou" or "ios", as for :func:`nms`.
+
+    Returns:
+        `[N]` int64: index of the box that each box joins, its own if it is kept.
+
+    Raises:
+        TypeError: not an array, not float32 or float64, two dtypes, or classes not integers.
+        ValueError: wrong shape, a NaN threshold, or an unknown metric.
+    """
+    idxs = None if idxs is None else _classes(idxs)
+    boxes, scores, idxs = _checked(boxes, scores, idxs, threshold, metric)
+    if metric == "ios":
+        return join_by_ios(boxes, scores, idxs, threshold)
+    return join_by_iou(boxes, idxs, _nms(boxes, scores, idxs, threshold, metric), threshold)
 
 
 def soft_nms(
@@ -122,14 +171,39 @@ def soft_nms(
     return indices[:count].copy(), decayed[:count].copy()
 
 
-def _nms(
-    boxes: np.ndarray, scores: np.ndarray, idxs: np.ndarray | None, iou_threshold: float
-) -> np.ndarray:
+def _classes(idxs: object) -> np.ndarray:
+    classes = _array("idxs", idxs, ("N",))
+    if classes.dtype.kind not in "iu":
+        raise TypeError(f"idxs: expected integers, got {classes.dtype}")
+    return classes
+
+
+def _checked(
+    boxes: np.ndarray, scores: np.ndarray, idxs: np.ndarray | None, threshold: float, metric: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Boxes, scores and classes, contiguous, with shapes and dtypes that fit."""
     boxes = _floats("boxes", boxes, ("N", 4))
     scores = _floats("scores", scores, (len(boxes),), boxes.dtype)
-    _check_not_nan("iou_threshold", iou_threshold)
+    _check_not_nan("iou_threshold", threshold)
+    if metric not in _METRICS:
+        raise ValueError(f"metric: expected one of {_METRICS}, got {metric!r}")
     if idxs is not None:
         idxs = np.ascontiguousarray(_array("idxs", idxs, (len(boxes),)), dtype=np.int64)
+    return boxes, scores, idxs
+
+
+def _nms(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    idxs: np.ndarray | None,
+    iou_threshold: float,
+    metric: str,
+) -> np.ndarray:
+    boxes, scores, idxs = _checked(boxes, scores, idxs, iou_threshold, metric)
+    if metric == "ios":
+        joined = join_by_ios(boxes, scores, idxs, iou_threshold)
+        order = descending(scores)
+        return order[joined[order] == order]
     indices, count = core().nms(boxes, scores, idxs, iou_threshold)
     return indices[:count].copy()
 

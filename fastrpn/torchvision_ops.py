@@ -1,161 +1,147 @@
-"""torchvision's detection operators where its own library cannot load.
+"""torchvision's operators where its own compiled library cannot be loaded.
 
-PyPI's torchvision beside another build of torch (a CPU one, a later one) fails with "operator
-torchvision::nms does not exist". With this import before it, ``import torchvision`` works, and its
-``nms``, ``roi_align`` and ``roi_pool`` run on our kernels, derivatives included::
+A torch for CPUs beside PyPI's torchvision ends in "operator torchvision::nms does not exist": the
+library of that torchvision wants CUDA. With ::
 
     import fastrpn.torchvision_ops
     import torchvision
 
-Where torchvision's library loads, the import changes nothing. Its other operators (``ps_roi_*``,
-``deform_conv2d``, rotated boxes) are declared and have no kernel: calling one is an error.
+the operators are defined with torchvision's schemas, `nms`, `roi_pool`, `roi_align` and their
+derivatives run on our kernels, and torchvision works. The others (position-sensitive pooling,
+deformable convolution, rotated boxes, quantized tensors) can be imported and raise
+NotImplementedError when they are called. Where torchvision's library loads, nothing is changed.
 """
 
 from __future__ import annotations
 
-import importlib
+import functools
+import importlib.machinery
+import importlib.util
 import sys
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
 from fastrpn._library import load_torch_operators
 
-__all__ = ["provided"]
+__all__ = ["is_needed"]
 
-_ROI = "Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width"
-_SIZE = "SymInt batch_size, SymInt channels, SymInt height, SymInt width"
-_PADS = "SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w"
-_DEFORM = f"SymInt stride_h, SymInt stride_w, {_PADS}, SymInt groups, SymInt offset_groups"
-_DEFORMED = "Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias"
-_POOLED = "Tensor rois, Tensor channel_mapping, float spatial_scale"
-_BINS = "SymInt pooled_height, SymInt pooled_width"
-
-_SCHEMAS = (  # of torchvision
+_POOLED = "float spatial_scale, SymInt pooled_height, SymInt pooled_width"
+_SHAPE = "SymInt batch_size, SymInt channels, SymInt height, SymInt width"
+_DEFORM = (
+    "Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, SymInt stride_h, "
+    "SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, "
+    "SymInt groups, SymInt offset_groups, bool use_mask"
+)
+_PS_GRAD = "Tensor grad, Tensor rois, Tensor channel_mapping"
+_OURS = (  # csrc/torch/accelerate_torchvision.cpp has their kernels
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    f"roi_align(Tensor input, {_ROI}, int sampling_ratio, bool aligned) -> Tensor",
-    f"_roi_align_backward(Tensor grad, {_ROI}, {_SIZE}, int sampling_ratio, bool aligned)"
-    " -> Tensor",
-    f"roi_pool(Tensor input, {_ROI}) -> (Tensor, Tensor)",
-    "_roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, float spatial_scale, "
-    f"{_BINS}, {_SIZE}) -> Tensor",
-    f"ps_roi_align(Tensor input, {_ROI}, int sampling_ratio) -> (Tensor, Tensor)",
-    f"_ps_roi_align_backward(Tensor grad, {_POOLED}, {_BINS}, int sampling_ratio, {_SIZE})"
-    " -> Tensor",
-    f"ps_roi_pool(Tensor input, {_ROI}) -> (Tensor, Tensor)",
-    f"_ps_roi_pool_backward(Tensor grad, {_POOLED}, {_BINS}, {_SIZE}) -> Tensor",
-    f"deform_conv2d({_DEFORMED}, {_DEFORM}, bool use_mask) -> Tensor",
-    f"_deform_conv2d_backward(Tensor grad, {_DEFORMED}, {_DEFORM}, bool use_mask)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"roi_pool(Tensor input, Tensor rois, {_POOLED}) -> (Tensor, Tensor)",
+    f"_roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, {_POOLED}, {_SHAPE}) -> Tensor",
+    f"roi_align(Tensor input, Tensor rois, {_POOLED}, int sampling_ratio, bool aligned) -> Tensor",
+    f"_roi_align_backward(Tensor grad, Tensor rois, {_POOLED}, {_SHAPE}, int sampling_ratio, "
+    "bool aligned) -> Tensor",
+)
+_NOT_OFFERED = (
+    f"ps_roi_pool(Tensor input, Tensor rois, {_POOLED}) -> (Tensor, Tensor)",
+    f"_ps_roi_pool_backward({_PS_GRAD}, {_POOLED}, {_SHAPE}) -> Tensor",
+    f"ps_roi_align(Tensor input, Tensor rois, {_POOLED}, int sampling_ratio) -> (Tensor, Tensor)",
+    f"_ps_roi_align_backward({_PS_GRAD}, {_POOLED}, int sampling_ratio, {_SHAPE}) -> Tensor",
+    f"deform_conv2d({_DEFORM}) -> Tensor",
+    f"_deform_conv2d_backward(Tensor grad, {_DEFORM}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "box_iou_rotated(Tensor boxes1, Tensor boxes2) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qroi_align(Tensor input, Tensor rois, float input_scale, int input_zero_point, "
-    f"float rois_scale, int rois_zero_point, float spatial_scale, {_BINS}, "
-    "int sampling_ratio, bool aligned) -> Tensor",
-    "box_iou_rotated(Tensor boxes1, Tensor boxes2) -> Tensor",
-    "_cuda_version() -> int",
+    f"float rois_scale, int rois_zero_point, {_POOLED}, int sampling_ratio, bool aligned) "
+    "-> Tensor",
 )
+_libraries: list[torch.library.Library] = []  # what is registered lives as long as these
 
-_library: torch.library.Library | None = None  # keeps the declarations alive
+
+def is_needed() -> bool:
+    """Whether torchvision's operators are ours, because its own library could not be loaded."""
+    return bool(_libraries)
 
 
-def provided() -> bool:
-    """Whether torchvision's operators are ours, because its own library cannot load."""
-    return _library is not None
+def _why_its_own_do_not_load(folder: Path) -> str | None:
+    """Loads torchvision's operators, or says in a line why that is impossible."""
+    paths = sorted(folder.glob("_C*.so"))
+    if not paths:
+        return f"{folder} holds no compiled library"
+    try:
+        torch.ops.load_library(paths[0])
+    except OSError as error:
+        return str(error.__cause__ or error).splitlines()[0]
+    return None
+
+
+def _define(cause: str) -> None:
+    """Registers the operators, and kernels of ours for those that we have."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    _libraries.append(library)
+    for schema in (*_OURS, *_NOT_OFFERED, "_cuda_version() -> int"):
+        library.define(schema)
+    for schema in _NOT_OFFERED:
+        name = schema.partition("(")[0]
+        for device in ("CPU", "CUDA"):
+            library.impl(name, functools.partial(_refuse, name, cause), device)
+    library.impl("_cuda_version", lambda: -1, "CompositeExplicitAutograd")
+    load_torch_operators()
+    torch.ops.fastrpn.accelerate_torchvision(True)
+
+
+def _refuse(name: str, cause: str, *_arguments: Any) -> NoReturn:
+    raise NotImplementedError(
+        f"torchvision::{name}: fastrpn has no kernel for it, and torchvision's own library could "
+        f"not be loaded: {cause}"
+    )
+
+
+def _has_ops() -> bool:
+    return True  # a function of its own: torch.jit.script compiles it
+
+
+class _HasOperators:
+    """Finds `torchvision.extension` as usual, then lets it say that the operators are there."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != "torchvision.extension":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                module.__dict__["_has_ops"] = _has_ops
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
 
 
 def _provide() -> None:
-    global _library
-    if "torchvision" in sys.modules:
-        return  # it was imported before, so its library loads
-    found = find_spec("torchvision")
-    if found is None or not found.submodule_search_locations:
-        raise ImportError("torchvision is not installed: pip install --no-deps torchvision")
-    if _loads(Path(found.submodule_search_locations[0])):
+    loaded = sys.modules.get("torchvision")
+    spec = loaded.__spec__ if loaded else importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        raise ImportError("torchvision: not installed; pip install torchvision")
+    folder = Path(spec.origin).parent
+    cause = _why_its_own_do_not_load(folder)
+    if cause is None:
         return
-    load_torch_operators()
-    _library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in _SCHEMAS:
-        _library.define(schema)
-    _library.impl("_cuda_version", lambda: -1, "CompositeExplicitAutograd")
-    torch.ops.fastrpn.accelerate_torchvision(True)
-    _derive()
-    importlib.import_module("torchvision")
-    for name, module in list(sys.modules.items()):  # its Python functions ask before they call
-        if name.startswith("torchvision.") and hasattr(module, "_has_ops"):
-            module.__dict__["_has_ops"] = _yes
-
-
-def _yes() -> bool:
-    return True
-
-
-def _loads(folder: Path) -> bool:
-    for library in folder.glob("_C*.so"):
-        try:
-            torch.ops.load_library(library)
-        except (OSError, RuntimeError):
-            continue
-        return hasattr(torch.ops.torchvision, "nms")
-    return False
-
-
-def _derive() -> None:
-    """Derivatives and shapes, which torchvision's library would have brought."""
-
-    def align_setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        images, rois, *ctx.numbers = inputs
-        ctx.save_for_backward(rois)
-        ctx.size = images.shape
-
-    def align_backward(ctx: Any, grad: Tensor) -> tuple:
-        scale, height, width, *sampling = ctx.numbers
-        operator = torch.ops.torchvision._roi_align_backward
-        (rois,) = ctx.saved_tensors
-        found = operator(grad, rois, scale, height, width, *ctx.size, *sampling)
-        return found, None, None, None, None, None, None
-
-    def pool_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        images, rois, *ctx.numbers = inputs
-        ctx.save_for_backward(rois, output[1])
-        ctx.mark_non_differentiable(output[1])
-        ctx.size = images.shape
-
-    def pool_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple:
-        operator = torch.ops.torchvision._roi_pool_backward
-        found = operator(grad, *ctx.saved_tensors, *ctx.numbers, *ctx.size)
-        return found, None, None, None, None
-
-    register = torch.library.register_autograd
-    register("torchvision::roi_align", align_backward, setup_context=align_setup, lib=_library)
-    register("torchvision::roi_pool", pool_backward, setup_context=pool_setup, lib=_library)
-
-    def pooled(images: Tensor, rois: Tensor, _: float, height: int, width: int) -> Tensor:
-        return images.new_empty((rois.shape[0], images.shape[1], height, width))
-
-    def align(images: Tensor, *arguments: Any) -> Tensor:
-        return pooled(images, *arguments[:4])
-
-    def pool(images: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        values = pooled(images, *arguments)
-        return values, torch.empty_like(values, dtype=torch.int32)
-
-    def align_gradient(grad: Tensor, *arguments: Any) -> Tensor:
-        return grad.new_empty(arguments[4:8])
-
-    def pool_gradient(grad: Tensor, *arguments: Any) -> Tensor:
-        return grad.new_empty(arguments[5:9])
-
-    shapes = {
-        "roi_align": align,
-        "roi_pool": pool,
-        "_roi_align_backward": align_gradient,
-        "_roi_pool_backward": pool_gradient,
-    }
-    for name, shape in shapes.items():
-        torch.library.register_fake(f"torchvision::{name}", shape, lib=_library)
+    if not (folder / "_autograd_registrations.py").exists():
+        raise ImportError(
+            f"torchvision's own library could not be loaded: {cause}. fastrpn.torchvision_ops "
+            "takes its place for torchvision 0.28 and later; this one is older"
+        )
+    for name in [name for name in sys.modules if name.startswith("torchvision.")]:
+        del sys.modules[name]  # of an import that failed before
+    _define(cause)
+    sys.meta_path.insert(0, _HasOperators())
 
 
 _provide()

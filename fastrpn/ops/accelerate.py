@@ -80,6 +80,8 @@ def restore_torchvision() -> None:
     if not _originals:
         return
     torch.ops.fastrpn.accelerate_torchvision(False)
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::nms", "CPU"):
+        torch.ops.fastrpn.accelerate_torchvision(True)  # there are no others: see torchvision_ops
     for name, original in _originals.items():
         _set(_modules(), name, original)
     _originals.clear()
