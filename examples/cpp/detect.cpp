@@ -1,8 +1,9 @@
 // Detects objects in a binary PPM image with a package of `fastrpn export --format aoti`.
 //
 //   detect detector.pt2 street.ppm      prints: label score x1 y1 x2 y2, best first
+#include <c10/core/InferenceMode.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <cstdio>
@@ -32,7 +33,7 @@ static torch::Tensor read_ppm(const std::string& path) {
 
 int main(int argc, char** argv) try {
   if (argc != 3) throw std::runtime_error("usage: detect MODEL.pt2 IMAGE.ppm");
-  const torch::InferenceMode guard;
+  const c10::InferenceMode guard;
   torch::inductor::AOTIModelPackageLoader model(argv[1]);
   const std::vector<torch::Tensor> outputs = model.run({read_ppm(argv[2]).contiguous()});
   const torch::Tensor boxes = outputs[0], scores = outputs[1], labels = outputs[2];

@@ -83,8 +83,10 @@ def test_without_transform_it_takes_what_the_model_prepares(tiny, format, tmp_pa
 @pytest.mark.parametrize(
     "options",
     [
-        {"bgr": True, "image_mean": (0.3, 0.4, 0.5)},
-        {"rpn_min_size": 12.0, "rpn_min_size_original": True},
+        {
+            **{"bgr": True, "image_mean": (0.3, 0.4, 0.5)},
+            **{"rpn_min_size": 12.0, "rpn_min_size_original": True},
+        },
         {"roi_op": "roi_align", "roi_sampling_ratio": 0, "roi_aligned": True, "max_size": None},
     ],
 )
