@@ -43,7 +43,8 @@ def test_scalars_and_pictures_reach_tensorboard(data, tmp_path):
 
 def test_scalars_and_pictures_reach_wandb(data, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
-    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("CONSOLE", "off")):
+    patient = (("_SERVICE_WAIT", "300"), ("INIT_TIMEOUT", "300"))  # the machine may be busy
+    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("CONSOLE", "off"), *patient):
         monkeypatch.setenv(f"WANDB_{name}", value)
     config = make_config(data, tmp_path, pictures=1, loggers=("wandb",), eval_every=1)
     result = make_trainer(config).run()
