@@ -67,7 +67,8 @@ def export(
     Raises:
         TypeError: ``model`` is none.
         ValueError: an unknown format, another suffix, a size below 1, a size without transform that
-            is no multiple of ``size_divisible``, a model that cannot be exported.
+            is no multiple of ``size_divisible``, a model that cannot be exported, such as one with
+            soft-NMS.
         ImportError: a package that the format needs is not installed.
 
     Example::
@@ -94,6 +95,11 @@ def export(
         model, names = load_model(model)
     else:
         raise ValueError(f"classes: the checkpoint {model} has its own, got {classes!r}")
+    if model.config.box_nms != "hard":
+        raise ValueError(
+            f'box_nms must be "hard" to export, got "{model.config.box_nms}": '
+            "how many steps soft-NMS takes depends on the boxes"
+        )
     step = model.config.size_divisible
     for name, value in (("height", height), ("width", width)):
         if not transform and value is not None and value % step:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import NamedTuple
 
 import torch
@@ -100,5 +104,17 @@ def trace(program: DetectionProgram, size: InputSize) -> ExportedProgram:
     example = torch.rand(shape, device=next(program.parameters()).device)
     # Else a map of one row would need a program of its own.
     no_size_is_special = _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-    with torch.no_grad(), no_size_is_special:
+    with torch.no_grad(), no_size_is_special, _errors_alone():
         return torch.export.export(program, (example,), dynamic_shapes=(free,), strict=False)
+
+
+@contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Before torch raises an error it logs hints and prints the unfinished program, many pages."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

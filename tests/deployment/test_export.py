@@ -32,13 +32,18 @@ def test_an_exported_model_finds_what_the_model_finds(tiny, exported, format):
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.fixture(scope="module")
+def fixed_batch(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fixed") / "b.onnx"
+    return export(tiny, path, format="onnx", height=150, width=203, batch=3)
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_runtime_finds_what_the_model_finds_in_a_batch_of_fixed_size(tiny, runtime, tmp_path):
+def test_a_runtime_finds_what_the_model_finds_in_a_batch_of_fixed_size(tiny, runtime, fixed_batch):
     pytest.importorskip(runtime)
-    path = export(tiny, tmp_path / "b.onnx", format="onnx", height=150, width=203, batch=3)
     images = torch.stack([image[:, :60, :60] for image in images_of_mixed_sizes(3)])
     images = torch.nn.functional.interpolate(images, size=(150, 203))
-    *padded, counts = RUNTIMES[runtime](path)(images)
+    *padded, counts = RUNTIMES[runtime](fixed_batch)(images)
     with torch.no_grad():
         expected = tiny(list(images))
     assert counts.tolist() == [len(result["scores"]) for result in expected]
@@ -196,7 +201,7 @@ class Undecided(torch.nn.Module):
 
 
 @pytest.mark.parametrize("format", ["torch", "onnx"])
-def test_what_cannot_be_exported_is_refused_in_one_line(format, tmp_path):
+def test_what_cannot_be_exported_is_refused_in_one_line(format, tmp_path, capfd):
     model = faster_rcnn("tiny", 3)
     model.backbone = Undecided(model.backbone)
     path = tmp_path / ("m.onnx" if format == "onnx" else "m.pt2")
@@ -204,8 +209,18 @@ def test_what_cannot_be_exported_is_refused_in_one_line(format, tmp_path):
     with pytest.raises(ValueError, match=f"cannot be exported as {format}: .") as error:
         export(model, path, format=format)
     assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")  # torch would print the program as far as it came
     assert model.training  # as it was before
     assert path.read_bytes() == b"the last good one" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+def test_soft_nms_is_refused(method, format, tmp_path):
+    path = tmp_path / ("m.onnx" if format == "onnx" else "m.pt2")
+    with pytest.raises(ValueError, match=f'box_nms must be "hard" to export, got "{method}": how'):
+        export(faster_rcnn("tiny", 3, box_nms=method), path, format=format)
+    assert not path.exists()
 
 
 def test_files_that_are_no_exported_model(tiny, exported, tmp_path):
