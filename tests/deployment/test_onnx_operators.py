@@ -28,12 +28,22 @@ def runtime(request):
     return request.param
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("operators")
+
+
 @pytest.fixture
-def run(runtime, tmp_path):
-    """(function, inputs) -> the function's outputs, computed by the runtime."""
+def run(runtime, folder, request):
+    """(function, inputs) -> the function's outputs, computed by the runtime.
+
+    Exporting takes most of the time: the file of a test serves its other runtimes, too.
+    """
+    path = folder / f"{request.node.name.replace(runtime, '')}.onnx"
 
     def run(function, *inputs):
-        path = to_onnx(Call(function), inputs, tmp_path / "op.onnx", num_classes=CLASSES + 1)
+        if not path.exists():
+            to_onnx(Call(function), inputs, path, num_classes=CLASSES + 1)
         return RUNTIMES[runtime](path)(*inputs)
 
     return run
