@@ -133,13 +133,14 @@ def train_the_rpn(model: FasterRCNN, image: Tensor, steps: int) -> list[float]:
 @torch.inference_mode()
 def proposals(model: FasterRCNN, image: Tensor, output: Path) -> Tensor:
     """The best boxes before NMS and behind it. Returns those behind, in pixels [K, 4]."""
+    model.config = model.config.override(rpn_pre_nms_top_n_test=300)
     write_image(output / "4-proposals.jpg", draw_model_proposals(model, image))
     batch = model.prepare([image])
     found = model.propose(batch)
     boxes = found.boxes[0, : int(found.counts[0])] * (HEIGHT / float(batch.sizes[0, 0]))
     best = ops.box_iou(OBJECTS, boxes).max(dim=1).values
     shown = ", ".join(f"{name} {iou:.2f}" for name, iou in zip(CLASSES[1:], best, strict=True))
-    print(f"7. {len(boxes)} proposals behind NMS; the best IoU with each object: {shown}")
+    print(f"7. of the best 300 boxes NMS keeps {len(boxes)}; their best IoU: {shown}")
     return boxes
 
 

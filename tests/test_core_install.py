@@ -131,6 +131,7 @@ def test_an_onnx_file_names_its_packages(core, tmp_path):
 def test_the_extras_bring_what_is_asked_for():
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"fastrpn": "fastrpn.cli:main"}
     names = [re.match(r"[\w-]+", line)[0] for line in project["dependencies"]]
     assert sorted(names) == ["numpy", "torch"]
     extra = project["optional-dependencies"]["without-opencv"]

@@ -43,6 +43,9 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         assert f"fastrpn/{name}" in names
     assert "fastrpn/share/cmake/fastrpn/fastrpn-config.cmake" in names
     assert any(re.fullmatch(r"fastrpn/_C\.\S+\.so", name) for name in names)
+    (entry,) = [name for name in names if name.endswith(".dist-info/entry_points.txt")]
+    commands = zipfile.ZipFile(wheel.path).read(entry).decode().split()
+    assert commands == ["[console_scripts]", "fastrpn", "=", "fastrpn.cli:main"]
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("fastrpn/**/*.py")}
     assert sources <= set(names)
 

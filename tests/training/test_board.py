@@ -43,13 +43,16 @@ def test_scalars_and_pictures_reach_tensorboard(data, tmp_path):
 
 def test_scalars_and_pictures_reach_wandb(data, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
-    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("CONSOLE", "off")):
+    patient = (("_SERVICE_WAIT", "300"), ("INIT_TIMEOUT", "300"))  # the machine may be busy
+    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("CONSOLE", "off"), *patient):
         monkeypatch.setenv(f"WANDB_{name}", value)
     config = make_config(data, tmp_path, pictures=1, loggers=("wandb",), eval_every=1)
     result = make_trainer(config).run()
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     (records,) = run.glob("*.wandb")
-    written = records.read_bytes()
+    deadline = time.monotonic() + 120
+    while b"val/AP50" not in (written := records.read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.5)  # its service writes in a process of its own
     for name in ("train/loss_classifier", "train/images_per_second", "val/AP50"):
         assert name.encode() in written
     assert f"{result.history[-1]['loss_classifier']}".encode() in written
