@@ -88,7 +88,10 @@ class FusedPyramid(nn.Module):
         top_down = None
         levels = []
         for feature, inner, layer in zip(
-            reversed(features), reversed(self.inner_blocks), reversed(self.layer_blocks), strict=True
+            reversed(features),
+            reversed(self.inner_blocks),
+            reversed(self.layer_blocks),
+            strict=True,
         ):
             lateral = inner(feature)
             if top_down is not None:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ACTIVATIONS", "Activation", "FusedConv2d", "can_fuse_on", "find_activation"]
+__all__ = ["ACTIVATIONS", "AFTER_ADDITION", "Activation", "FusedConv2d", "can_fuse_on"]
+__all__ += ["find_activation"]
 
 _MIN_CHANNELS = 128  # with fewer, Winograd's transforms cost as much as they save
 _MIN_SIDE = 13  # tiles are of 6x6 outputs: of smaller maps too much is padding
@@ -39,6 +40,7 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.Hardswish: Activation(lambda x: F.hardswish(x, inplace=True), "hardswish"),
     nn.SiLU: Activation(lambda x: F.silu(x, inplace=True), "swish"),
 }
+AFTER_ADDITION = ("none", "relu")  # what oneDNN applies to a sum
 _NONE = ACTIVATIONS[nn.Identity]
 
 
@@ -89,12 +91,9 @@ class FusedConv2d(nn.Module):
             and (self.padding, conv.groups, dtype) == ((1, 1), 1, torch.float32)
             and channels >= _MIN_CHANNELS
         )
-        self._packed: Tensor | None = None
-        self._packed_for = torch.Size()
+        self._packed: tuple[torch.Size, Tensor | None] = torch.Size(), None
 
-    def forward(
-        self, x: Tensor, shortcut: Tensor | None = None, overwrite: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, shortcut: Tensor | None = None, overwrite: bool = False) -> Tensor:
         """[B, C, H, W] in any layout -> [B, K, h, w] in channels_last or contiguous.
 
         Args:
@@ -127,19 +126,20 @@ class FusedConv2d(nn.Module):
         return torch.ops.mkldnn._convolution_pointwise_.binary(
             *(shortcut, x, self._weight_for(x), self.bias, self.padding, self.stride),
             *(self.dilation, self.groups, "add", 1.0),
-            *(self.activation.name, self.activation.scalars, ""),
+            *("relu" if self.activation.name == "relu" else None, (), ""),
         )
 
     def _weight_for(self, x: Tensor) -> Tensor:
         """In oneDNN's order, which is kept for the last input's size: that for another can be twenty
         times as slow."""
-        if self._packed is None or self._packed_for != x.shape:
-            self._packed_for = x.shape
+        shape, packed = self._packed
+        if shape != x.shape or packed is None:
             weight = self.weight.contiguous(memory_format=torch.channels_last).to_mkldnn()
-            self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
                 weight, self.padding, self.stride, self.dilation, self.groups, x.shape
             )
-        return self._packed
+            self._packed = x.shape, packed
+        return packed
 
     def _shape_of(self, x: Tensor) -> tuple[int, ...]:
         sides = (

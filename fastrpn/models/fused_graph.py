@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fastrpn.models.convolution import Conv2d, SampledConv2d
 from fastrpn.models.fused_convolution import (
     ACTIVATIONS,
+    AFTER_ADDITION,
     Activation,
     FusedConv2d,
     find_activation,
@@ -75,6 +76,10 @@ class _Match(NamedTuple):
 
 
 def _fuse_convolutions(graph: fx.GraphModule, dtype: torch.dtype) -> None:
+    for node in graph.graph.nodes:
+        if isinstance(_module(node, graph), nn.Identity | nn.Dropout):
+            node.replace_all_uses_with(node.args[0])
+    graph.graph.eliminate_dead_code()
     calls = []
     for node in list(graph.graph.nodes):
         conv = _module(node, graph)
@@ -89,8 +94,8 @@ def _fuse_convolutions(graph: fx.GraphModule, dtype: torch.dtype) -> None:
         with graph.graph.inserting_before(match.end):
             call = graph.graph.call_module(name, arguments)
         match.end.replace_all_uses_with(call)
-        graph.graph.eliminate_dead_code()
         calls.append(call)
+    graph.graph.eliminate_dead_code()
     _overwrite_shortcuts(graph.graph, calls)
     graph.delete_all_unused_submodules()
     graph.recompile()
@@ -103,7 +108,8 @@ def _match(node: fx.Node, graph: fx.GraphModule) -> _Match:
     if user is not None and _is_fixed_norm(module):
         own = getattr(module, "act", nn.Identity())  # timm's norms may contain the activation
         activation = find_activation(own)
-        if activation is None or not isinstance(getattr(module, "drop", own), type(own) | nn.Identity):
+        drop = getattr(module, "drop", None)
+        if activation is None or not isinstance(drop, nn.Identity | None):
             return _Match(node, None, None, ACTIVATIONS[nn.Identity])
         end, norm = user, module
         if type(own) is not nn.Identity:
@@ -115,7 +121,7 @@ def _match(node: fx.Node, graph: fx.GraphModule) -> _Match:
             end, shortcut = user, others[0]
     user = _only_user(end)
     activation = None if user is None else _activation(user, graph)
-    if activation is None or user is None:
+    if activation is None or user is None or (shortcut and activation.name not in AFTER_ADDITION):
         return _Match(end, norm, shortcut, ACTIVATIONS[nn.Identity])
     return _Match(user, norm, shortcut, activation)
 
