@@ -64,6 +64,7 @@ class FusedConv2d(nn.Module):
         dtype: of the weights and the results, float32 or bfloat16.
     """
 
+    weight: Tensor
     bias: Tensor | None
 
     @torch.no_grad()
@@ -130,13 +131,12 @@ class FusedConv2d(nn.Module):
         )
 
     def _weight_for(self, x: Tensor) -> Tensor:
-        """In oneDNN's order, which is kept for the last input's size: that for another can be twenty
-        times as slow."""
+        """In oneDNN's order for the last input's size: that for another can be 20 times as slow."""
         shape, packed = self._packed
         if shape != x.shape or packed is None:
             weight = self.weight.contiguous(memory_format=torch.channels_last).to_mkldnn()
-            packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
-                weight, self.padding, self.stride, self.dilation, self.groups, x.shape
+            packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+                *(weight, self.padding, self.stride, self.dilation, self.groups, x.shape)
             )
             self._packed = x.shape, packed
         return packed

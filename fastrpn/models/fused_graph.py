@@ -80,14 +80,14 @@ def _fuse_convolutions(graph: fx.GraphModule, dtype: torch.dtype) -> None:
         if isinstance(_module(node, graph), nn.Identity | nn.Dropout):
             node.replace_all_uses_with(node.args[0])
     graph.graph.eliminate_dead_code()
-    calls = []
+    calls: list[fx.Node] = []
     for node in list(graph.graph.nodes):
         conv = _module(node, graph)
-        if type(conv) not in _CONVOLUTIONS:
+        if not isinstance(conv, nn.Conv2d) or type(conv) not in _CONVOLUTIONS:
             continue
         match = _match(node, graph)
-        scale = (None, None) if match.norm is None else norm_as_scale(match.norm)
-        fused = FusedConv2d(conv, *scale, match.activation, dtype)
+        scale, shift = (None, None) if match.norm is None else norm_as_scale(match.norm)
+        fused = FusedConv2d(conv, scale, shift, match.activation, dtype)
         name = f"fused_{len(calls)}"
         graph.add_submodule(name, fused)
         arguments = node.args if match.shortcut is None else (*node.args, match.shortcut)
@@ -131,9 +131,9 @@ def _overwrite_shortcuts(graph: fx.Graph, calls: list[fx.Node]) -> None:
     nobody, and only convolutions, whose results do not share theirs, have read it before."""
     place = {node: i for i, node in enumerate(graph.nodes)}
     for call in calls:
-        if len(call.args) < 2:
+        shortcut = call.args[-1]
+        if len(call.args) < 2 or not isinstance(shortcut, fx.Node):
             continue
-        shortcut = call.args[1]
         is_last = all(user in calls and place[user] <= place[call] for user in shortcut.users)
         if shortcut in calls and is_last and call.args[0] is not shortcut:
             call.args = (*call.args, True)
@@ -150,8 +150,9 @@ def _module(node: fx.Node | None, graph: fx.GraphModule) -> nn.Module | None:
 
 
 def _is_fixed_norm(module: nn.Module | None) -> bool:
-    names = ("running_mean", "running_var", "weight", "bias", "eps")
-    return all(hasattr(module, name) for name in names) and module.running_var is not None
+    names = ("running_mean", "weight", "bias", "eps")
+    has_statistics = getattr(module, "running_var", None) is not None
+    return has_statistics and all(hasattr(module, name) for name in names)
 
 
 def _activation(node: fx.Node, graph: fx.GraphModule) -> Activation | None:

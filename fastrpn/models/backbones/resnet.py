@@ -57,7 +57,7 @@ def conv_norm(x: Tensor, conv: Conv2d, norm: nn.Module) -> Tensor:
     map to remember. It rounds otherwise, so that a batch norm in the layout of torchvision's
     models, which is for those who compare digits, is left as it is. A tracer sees both modules.
     """
-    if isinstance(x, torch.fx.Proxy):
+    if isinstance(cast(object, x), torch.fx.Proxy):
         return norm(conv(x))
     if not isinstance(norm, FrozenBatchNorm2d) and (norm.training or x.is_contiguous()):
         return norm(conv(x))
