@@ -1,4 +1,4 @@
-"""One detector by every runtime one would deploy: torchvision's, its export's, ours and our export's.
+"""One detector in every runtime: torchvision, its export, ours, and our export.
 
 `OMP_NUM_THREADS=2 python -m benchmarks.model_backends --output benchmarks/results/backends` times
 fasterrcnn_resnet50_fpn with equal weights on one image, in shuffled turns in one process; then each
