@@ -13,4 +13,6 @@ class PlainReferences(griffe.Extension):
     def on_object(self, *, obj, **_):
         if obj.docstring:
             text = ROLE.sub(r"`\1`", obj.docstring.value)
-            obj.docstring.value = re.sub(r"^(\s*)Example::$", r"\1For example:", text, flags=re.M)
+            text = re.sub(r'"(__\w+__)"', r"`\1`", text)  # else bold
+            text = re.sub(r"^(\s*)Example::$", r"\1For example:", text, flags=re.M)
+            obj.docstring.value = re.sub(r"^(\s*)Example:$", r"\1Examples:", text, flags=re.M)
