@@ -100,13 +100,14 @@ def missing(before: dict, after: dict) -> tuple[list[str], list[str]]:
 
 
 def peer_of(name: str, old: dict, new: dict) -> str | None:
-    """torchvision in the same half type, else the first other library that both rows hold."""
+    """torchvision in the same half type, else another library that both rows hold."""
     dtype = half_type(name)
     wanted = "torchvision" if dtype is None else f"torchvision {dtype}"
     common = [other for other in new["milliseconds"] if other in old["milliseconds"]]
     if wanted in common:
         return wanted
     others = [other for other in common if other != name and half_type(other) == dtype]
+    others.sort(key=NO_PEERS.__contains__)  # a limit, or another way of ours, is the last resort
     return others[0] if name == "fastrpn" and others else None
 
 

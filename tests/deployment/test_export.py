@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import fastrpn
+from benchmarks.deployment import same_size_in_floats
 from fastrpn.deployment import FORMATS, ExportedModel, export
 from fastrpn.inference import Predictor
 from fastrpn.models import faster_rcnn
@@ -30,6 +31,18 @@ def test_an_exported_model_finds_what_the_model_finds(tiny, exported, format):
     if format == "torch":  # the same operators: the same bits
         for ours, theirs in zip(found, expected, strict=True):
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_openvino_finds_what_the_model_finds(tiny, exported):
+    pytest.importorskip("openvino")
+    run = RUNTIMES["openvino"](exported("onnx"))
+    images = images_of_mixed_sizes(20)
+    images = [i for i in images if same_size_in_floats(tiny.config, *i.shape[1:])]
+    with torch.no_grad():
+        expected = [tiny([image])[0] for image in images]
+    assert len(images) >= 15 and sum(len(result["scores"]) for result in expected) > 500
+    found = [trimmed(*run(image)) for image in images]
+    assert sum(map(unmatched, found, expected)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +159,21 @@ def test_an_onnx_file_holds_standard_operators_alone(exported):
     assert [output.name for output in model.graph.output] == ["boxes", "scores", "labels"]
 
 
-def test_a_program_needs_torch_and_the_operator_library_alone(exported):
+@pytest.mark.parametrize(
+    ("format", "load"),
+    [
+        ("torch", "torch.export.load({path!r}).module()"),
+        ("aoti", "torch._inductor.aoti_load_package({path!r})"),
+    ],
+)
+def test_a_program_needs_torch_and_the_operator_library_alone(exported, format, load):
     """Python without the fastrpn package."""
     library = fastrpn._library._TORCH_LIBRARY
     code = f"""
 import sys, torch
 sys.modules["fastrpn"] = None
 torch.ops.load_library({str(library)!r})
-detect = torch.export.load({str(exported("torch"))!r}).module()
+detect = {load.format(path=str(exported(format)))}
 print([list(output.shape) for output in detect(torch.rand(3, 120, 150))])
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrpn.models.backbones.named import check_strides, require_name
+from fastrpn.models.backbones.named import check_strides, keep_inputs, require_name
 
 __all__ = ["timm_input", "timm_network"]
 
@@ -54,6 +54,7 @@ def timm_network(
     for parameter_name, parameter in network.named_parameters():
         parameter.requires_grad_(parameter_name not in resting)
     _freeze_norms(network, None if norm == "frozen" else resting)
+    keep_inputs(network)
     network.channels = tuple(network.feature_info.channels())
     network.strides = tuple(strides)
     network.classifier = f"timm:{name}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrpn.models.backbones.named import check_strides, require_name
+from fastrpn.models.backbones.named import check_strides, keep_inputs, require_name
 from fastrpn.models.backbones.resnet import FrozenBatchNorm2d
 
 __all__ = ["TorchvisionNetwork", "torchvision_input"]
@@ -65,6 +65,7 @@ class TorchvisionNetwork(nn.Module):
             layer = layers[path].train().requires_grad_(number >= resting)
             is_frozen = norm == "frozen" or number < resting
             self._add(path, _with_frozen_norms(layer) if is_frozen else layer)
+        keep_inputs(self)
         self.last_layers = tuple(classifier.state_dict().keys() - self.state_dict().keys())
 
     def forward(self, images: Tensor) -> list[Tensor]:
