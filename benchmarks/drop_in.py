@@ -124,6 +124,7 @@ def detector_rows(name: str, height: int, width: int, runs: int) -> list[Measure
         row = Measurement("drop_in", f"{name} {height} x {width}, {part}", 1, {}, {}, dict(notes))
         for library in candidates:
             row.milliseconds[library], row.spread[library] = summary(times[library, part])
+            row.minima[library] = 1e3 * min(times[library, part])
         rows.append(row)
     return rows
 
