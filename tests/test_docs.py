@@ -94,6 +94,7 @@ DOCUMENTS = [
     "docs/data.md",
     "docs/deployment.md",
     "docs/evaluation.md",
+    "docs/faq.md",
     "docs/models.md",
     "docs/tour.md",
     "docs/training.md",
@@ -112,8 +113,7 @@ def test_documentation_runs(name, files, monkeypatch):
     torch.manual_seed(0)
     variables = {"__name__": "documentation"}
     blocks = re.findall(r"^```(bash|python)\n(.*?)^```$", (ROOT / name).read_text(), re.M | re.S)
-    if name in DOCUMENTS:
-        assert len(blocks) >= 2 and "python" in dict(blocks)
+    assert blocks and (name in COMMANDS_ONLY or "python" in dict(blocks))
     for language, text in blocks:
         if language == "python":
             exec(compile(text, name, "exec"), variables)
@@ -134,3 +134,19 @@ def run_command(words, runs):
         cli.main(arguments + (QUICK if arguments[0] == "train" else []))
     else:
         app.parse_args(arguments, exit_on_error=False, print_error=False)
+
+
+OTHERS = {  # options of pip, torchrun, cmake, nvcc and the benchmarks
+    *("--no-deps", "--force-reinstall", "--nproc-per-node", "--build", "--fmad"),
+    *("--only", "--quick", "--write", "--dry-run", "--images", "--models", "--runtimes"),
+    *("--speed", "--trained", "--bf16", "--layouts", "--seeds", "--help"),
+}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_every_option_that_a_page_names_exists(path):
+    commands = [name for name in app if not name.startswith("-")]
+    ours = {n for c in commands for a in app[c].assemble_argument_collection() for n in a.names}
+    assert len(ours) > 100
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", path.read_text()))
+    assert named <= ours | OTHERS

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import fastrpn
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -31,6 +33,14 @@ def test_every_page_is_there(site):
     assert len(pages) >= 15
     for name in [".", *pages, "repository/CHANGELOG", "repository/tests/cuda_on_cpu"]:
         assert "<h1" in (site / name / "index.html").read_text(), name
+
+
+def test_what_the_package_offers_at_its_top_leads_to_its_description(site):
+    page = (site / "api" / "fastrpn" / "index.html").read_text()
+    links = re.findall(r'href="\.\./(\w+)/#([\w.]+)"', page)
+    assert {anchor.rpartition(".")[2] for _, anchor in links} == set(fastrpn._NAMES)
+    for name, anchor in links:
+        assert f'id="{anchor}"' in (site / "api" / name / "index.html").read_text()
 
 
 @pytest.mark.parametrize("package", ["ops", "models", "training", "data", "evaluation"])
