@@ -245,6 +245,7 @@ def detect(
     nms: Nms = None,
     tile: Tile = None,
     overlap: Overlap = 0.2,
+    backend: Literal["auto", "eager", "fused", "compiled", "onnxruntime", "openvino"] = "auto",
     ids: Path | None = None,
     on_bad_data: Files = "stop",
 ) -> None:
@@ -258,6 +259,8 @@ def detect(
         formats: pictures and videos with boxes, detections.json (COCO), detections.csv.
         score_threshold: lowest score of a detection, 0 to 1.
         cuda_graph: on a GPU, replay one recorded graph for each shape of batch.
+        backend: what computes: the model as it is, a faster copy of it for CPUs ("auto" there), or
+            another runtime, for which it is exported once.
         ids: COCO annotations of the images; detections.json then has their ids of images and
             categories, as pycocotools takes it.
     """
@@ -274,6 +277,7 @@ def detect(
             nms=nms,
             tile=tile,
             overlap=overlap,
+            backend=backend,
         )
         names = read_coco_ids(ids, predictor.classes) if ids else None
         found = detect_files(predictor, files, output, on_bad_data, formats=formats, ids=names)

@@ -32,6 +32,7 @@ class ExportedModel:
         path: a file of :func:`~fastrpn.deployment.export`.
         device: where a torch program runs; a package runs where it was compiled for, ONNX on the
             CPU.
+        runtime: what runs ONNX, "onnxruntime" or "openvino".
 
     Attributes:
         metadata: what the file says of itself.
@@ -42,11 +43,16 @@ class ExportedModel:
         ImportError: the package that runs it is not installed.
     """
 
-    def __init__(self, path: str | Path, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        runtime: str = "onnxruntime",
+    ) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise ValueError(f"exported model {path}: no such file")
-        open_file = _open_onnx if self.path.suffix == ".onnx" else _open_pt2
+        open_file = _ONNX_RUNTIMES[runtime] if self.path.suffix == ".onnx" else _open_pt2
         try:
             self._run, self.metadata, self.device = open_file(self.path, torch.device(device))
         except ImportError:
@@ -153,3 +159,25 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Run, Metadata, torch.d
         return [torch.from_numpy(output) for output in outputs]
 
     return run, metadata, torch.device("cpu")
+
+
+def _open_openvino(path: Path, device: torch.device) -> tuple[Run, Metadata, torch.device]:
+    try:
+        import onnx
+        import openvino
+    except ImportError as error:
+        reason = f"{path} needs OpenVINO and onnx: pip install openvino onnx"
+        raise ImportError(reason) from error
+    strings = {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}
+    threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}  # else it may compute in bfloat16
+    compiled = openvino.Core().compile_model(path, "CPU", {**exact, **threads})
+
+    def run(images: Tensor) -> list[Tensor]:
+        outputs = compiled([images.float().numpy()])
+        return [torch.from_numpy(outputs[i].copy()) for i in range(len(compiled.outputs))]
+
+    return run, Metadata.read(strings), torch.device("cpu")
+
+
+_ONNX_RUNTIMES = {"onnxruntime": _open_onnx, "openvino": _open_openvino}

@@ -16,6 +16,7 @@ from fastrpn.deployment import ExportedModel, is_exported
 from fastrpn.distributed import local_device
 from fastrpn.errors import BadDataPolicy
 from fastrpn.images import array_as_rgb, image_to_tensor, read_image
+from fastrpn.inference.backends import BACKENDS, open_backend
 from fastrpn.inference.cuda_graph import graphed
 from fastrpn.inference.media import Frame, list_media, read_media
 from fastrpn.inference.tiled import TiledDetector
@@ -51,6 +52,11 @@ class Predictor:
         tile: side in pixels of the tiles in which larger images are looked at, see
             :class:`fastrpn.inference.tiled.TiledDetector`; None: each image is taken whole.
         overlap: least share of its side that a tile has in common with the next, 0 to below 1.
+        backend: what computes, with the same detections but for rounding: "eager" the model as it
+            is; "fused" on a CPU a faster copy of it; "compiled" by AOTInductor, "onnxruntime",
+            "openvino" the exported model, which is made once, in seconds to minutes, and kept in
+            ``$FASTRPN_CACHE`` or ``~/.cache/fastrpn``; "auto" is "fused" where that is possible,
+            else "eager". An exported file is run as it is.
 
     Attributes:
         classes: names, "__background__" first; a detection's label is an index into them.
@@ -60,7 +66,9 @@ class Predictor:
             ``precision`` or ``nms``, ``cuda_graph`` on a device that is no GPU or with soft-NMS, a
             bad checkpoint, another number of ``classes`` than the model's, a ``tile`` below 1 or an
             ``overlap`` outside [0, 1). Of an exported model: a ``score_threshold`` lower than its
-            own, a ``precision``, an ``nms`` or ``cuda_graph``, which are settled.
+            own, a ``precision``, an ``nms``, ``cuda_graph`` or a ``backend``, which are settled. An
+            unknown ``backend``, or one that cannot run the model.
+        ImportError: the backend's runtime is not installed.
 
     Example::
 
@@ -83,6 +91,7 @@ class Predictor:
         nms: str | None = None,
         tile: int | None = None,
         overlap: float = 0.2,
+        backend: str = "auto",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -90,12 +99,18 @@ class Predictor:
             raise ValueError(f"score_threshold must be in [0, 1], got {score_threshold}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        if cuda_graph and backend not in ("auto", "eager"):
+            raise ValueError(f"cuda_graph: the backend must be eager, got {backend}")
         self.batch_size = batch_size
         self.score_threshold = score_threshold
         self.precision = precision
         self.detect: Callable[[list[Tensor]], list[Detection]]
         if not isinstance(checkpoint, FasterRCNN) and is_exported(checkpoint):
             model = ExportedModel(checkpoint, local_device(device))
+            if backend != "auto":
+                raise ValueError(f"backend {backend}: {model.path} was exported already")
             self._use_exported(model, cuda_graph, nms)
             if tile is not None:
                 self.detect = TiledDetector(model, tile, overlap, batch_size=batch_size)
@@ -109,11 +124,11 @@ class Predictor:
             self.model.config = self.model.config.override(box_nms=nms)
         self.device = next(self.model.parameters()).device
         above = None if score_threshold is None else self._floor(score_threshold)
-        self.detect = (
-            graphed(self.model, score_threshold=above)
-            if cuda_graph
-            else partial(self.model, score_threshold=above)
-        )
+        if cuda_graph:
+            self.detect = graphed(self.model, score_threshold=above)
+        else:
+            other = open_backend(self.model, backend, precision, above, self.classes)
+            self.detect = other or partial(self.model, score_threshold=above)
         if tile is not None:
             threshold = self.model.config.box_nms_threshold
             self.detect = TiledDetector(self.detect, tile, overlap, threshold, batch_size)

@@ -16,7 +16,7 @@ from fastrpn.models.sampling import sample
 from fastrpn.models.structures import GroundTruth, ImageBatch, Proposals, RPNOutput, gather_rows
 from fastrpn.ops import decode_boxes, encode_boxes, generate_proposals, match_anchors
 
-__all__ = ["RPNHead", "RegionProposalNetwork"]
+__all__ = ["RPNHead", "RegionProposalNetwork", "flatten_maps"]
 
 
 class RPNHead(nn.Module):
@@ -43,12 +43,12 @@ class RPNHead(nn.Module):
         objectness, deltas = [], []
         for feature in features:
             hidden = F.relu(self.conv(feature))
-            objectness.append(_flatten(self.cls_logits(hidden), 1).squeeze(2))
-            deltas.append(_flatten(self.bbox_pred(hidden), 4))
+            objectness.append(flatten_maps(self.cls_logits(hidden), 1).squeeze(2))
+            deltas.append(flatten_maps(self.bbox_pred(hidden), 4))
         return torch.cat(objectness, dim=1), torch.cat(deltas, dim=1)
 
 
-def _flatten(maps: Tensor, width: int) -> Tensor:
+def flatten_maps(maps: Tensor, width: int) -> Tensor:
     """[B, n * width, H, W] -> [B, H * W * n, width], in the order of the anchors."""
     return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], -1, width)
 

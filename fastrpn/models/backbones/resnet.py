@@ -55,8 +55,10 @@ def conv_norm(x: Tensor, conv: Conv2d, norm: nn.Module) -> Tensor:
 
     Scaling the few weights instead of the large maps saves a pass over memory and, in training, a
     map to remember. It rounds otherwise, so that a batch norm in the layout of torchvision's
-    models, which is for those who compare digits, is left as it is.
+    models, which is for those who compare digits, is left as it is. A tracer sees both modules.
     """
+    if isinstance(cast(object, x), torch.fx.Proxy):
+        return norm(conv(x))
     if not isinstance(norm, FrozenBatchNorm2d) and (norm.training or x.is_contiguous()):
         return norm(conv(x))
     fixed = cast(FrozenBatchNorm2d, norm)  # or a batch norm in evaluation, which has the same names
