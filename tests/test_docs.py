@@ -16,6 +16,7 @@ from fastrpn.images import read_image
 from fastrpn.inference.writers import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 RUN = {"train", "eval", "detect", "anchors", "export", "info"}  # the others: options are checked
 SLOW = {"alternating", "aoti"}  # commands with one of these are not run either
 QUICK = ["--model", "tiny", "--steps", "1", "--batch-size", "2", "--warmup-steps", "1"]
@@ -136,17 +137,16 @@ def run_command(words, runs):
         app.parse_args(arguments, exit_on_error=False, print_error=False)
 
 
-OTHERS = {  # options of pip, torchrun, cmake, nvcc and the benchmarks
-    *("--no-deps", "--force-reinstall", "--nproc-per-node", "--build", "--fmad"),
-    *("--only", "--quick", "--write", "--dry-run", "--images", "--models", "--runtimes"),
-    *("--speed", "--trained", "--bf16", "--layouts", "--seeds", "--help"),
-}
+OTHERS = {"--no-deps", "--force-reinstall", "--nproc-per-node", "--build", "--fmad", "--help"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
 def test_every_option_that_a_page_names_exists(path):
+    """Ours, those of the repository's own scripts, or a few of pip, torchrun, cmake and nvcc."""
     commands = [name for name in app if not name.startswith("-")]
     ours = {n for c in commands for a in app[c].assemble_argument_collection() for n in a.names}
-    assert len(ours) > 100
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", path.read_text()))
-    assert named <= ours | OTHERS
+    files = [*ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("benchmarks/*.sh")]
+    files += ROOT.glob("tests/packaging/*.py")
+    scripts = {option for file in files for option in OPTION.findall(file.read_text())}
+    assert len(ours) > 100 and len(scripts) > 20
+    assert set(OPTION.findall(path.read_text())) <= ours | scripts | OTHERS
