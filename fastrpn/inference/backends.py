@@ -36,13 +36,14 @@ def choose_backend(model: FasterRCNN, backend: str, precision: str) -> str:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     device = next(model.parameters()).device
     is_float32 = all(parameter.dtype == torch.float32 for parameter in model.parameters())
-    can_fuse = precision in _DTYPES and is_float32 and can_fuse_on(device)
+    dtype = _DTYPES.get(precision)
+    can_fuse = dtype is not None and is_float32 and can_fuse_on(device, dtype)
     if backend == "auto":
         return "fused" if can_fuse else "eager"
     if backend == "fused" and not can_fuse:
         raise ValueError(
-            f"backend fused runs float32 models on a CPU with oneDNN, in {' or '.join(_DTYPES)}; "
-            f"the model is on {device}, the precision {precision}"
+            "backend fused runs float32 models on a CPU with oneDNN, in fp32, or in bf16 where the "
+            f"CPU has it; the model is on {device}, the precision {precision}"
         )
     if backend in _FORMATS and (precision != "fp32" or device.type != "cpu"):
         raise ValueError(f"backend {backend} runs on a CPU in fp32, got {device} and {precision}")

@@ -37,13 +37,15 @@ def fused(model: FasterRCNN, dtype: torch.dtype = torch.float32) -> FasterRCNN:
         dtype: of convolutions and matrix products: float32, or bfloat16 where the CPU has it.
 
     Raises:
-        ValueError: another dtype, or the model is not on a CPU for which torch has oneDNN.
+        ValueError: another dtype, or the model is not on a CPU for which oneDNN has the dtype.
     """
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be float32 or bfloat16, got {dtype}")
     device = next(model.parameters()).device
-    if not can_fuse_on(device):
-        raise ValueError(f"fused: the model must be on a CPU with oneDNN, it is on {device}")
+    if not can_fuse_on(device, dtype):
+        raise ValueError(
+            f"fused: the model must be on a CPU for which oneDNN has {dtype}, it is on {device}"
+        )
     twin: Any = copy.deepcopy(model).eval().requires_grad_(False)
     image = torch.rand(_EXAMPLE)
     backbone: Any = twin.backbone

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +49,11 @@ def find_activation(module: nn.Module) -> Activation | None:
     return ACTIVATIONS.get(type(module))
 
 
-def can_fuse_on(device: torch.device) -> bool:
-    """Whether there is oneDNN."""
-    return device.type == "cpu" and torch.backends.mkldnn.is_available()
+def can_fuse_on(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there is oneDNN and, for bfloat16, a CPU with the instructions that it needs."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class FusedConv2d(nn.Module):
@@ -135,9 +137,8 @@ class FusedConv2d(nn.Module):
         shape, packed = self._packed
         if shape != x.shape or packed is None:
             weight = self.weight.contiguous(memory_format=torch.channels_last).to_mkldnn()
-            packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-                *(weight, self.padding, self.stride, self.dilation, self.groups, x.shape)
-            )
+            reorder = cast(Any, torch._C._nn).mkldnn_reorder_conv2d_weight
+            packed = reorder(weight, self.padding, self.stride, self.dilation, self.groups, x.shape)
             self._packed = x.shape, packed
         return packed
 

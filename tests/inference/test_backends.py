@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from fastrpn.inference import Predictor
-from fastrpn.models import BackboneWithFPN, faster_rcnn
+from fastrpn.inference.backends import choose_backend
+from fastrpn.models import BackboneWithFPN, BoxHead, FasterRCNN, faster_rcnn
 from fastrpn.models.fused import fused
 from fastrpn.models.fused_convolution import FusedConv2d, contiguous
 from tests.deployment.detectors import MODELS, SMALL, detector, images_of_mixed_sizes
@@ -94,8 +95,9 @@ def test_auto_is_fused_on_a_cpu(tiny):
     found, expected = Predictor(tiny)(IMAGES), Predictor(tiny, backend="fused")(IMAGES)
     assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(found, expected, strict=True))
     eager = Predictor(tiny, backend="eager")(IMAGES)
-    plain = [tiny([image])[0] for image in IMAGES]
-    assert_same(eager, plain)
+    with torch.inference_mode():
+        plain = tiny(IMAGES)
+    assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(eager, plain, strict=True))
 
 
 def test_the_copy_follows_the_model():
@@ -120,8 +122,12 @@ def test_training_goes_on(tiny):
 
 
 def test_bfloat16():
-    """Emulated on most CPUs; near float32's."""
     model = detector("tiny")
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        with pytest.raises(ValueError, match="backend fused .* in bf16 where the CPU has it"):
+            Predictor(model, backend="fused", precision="bf16")
+        assert choose_backend(model, "auto", "bf16") == "eager"
+        return
     copy = fused(model, torch.bfloat16)
     with torch.inference_mode():
         images = model.prepare(IMAGES[:1])
@@ -143,8 +149,6 @@ def test_a_network_that_cannot_be_traced_stays():
     model = faster_rcnn("tiny", 3)
     backbone = BackboneWithFPN(Branching(), [8], [8], 16, extra_level=False)
     options = model.config.override(anchor_sizes=((32.0,),), roi_levels=1, rpn_levels=1, **SMALL)
-    from fastrpn.models import BoxHead, FasterRCNN
-
     model = FasterRCNN(backbone, BoxHead(16 * options.roi_size**2, 16), 3, options).eval()
     copy = fused(model)
     assert isinstance(copy.backbone.body, Branching)
