@@ -22,7 +22,7 @@ def model():
 
 
 def scores_at(model, threshold):
-    return Predictor(model, score_threshold=threshold)(IMAGE)["scores"]
+    return Predictor(model, score_threshold=threshold, backend="eager")(IMAGE)["scores"]
 
 
 def test_a_threshold_below_the_models_own(model):

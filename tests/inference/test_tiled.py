@@ -169,7 +169,9 @@ def test_training_and_evaluation_on_tiles(trained):
 def test_predictor_and_commands_take_tiles(trained, tmp_path, capsys):
     data, result = trained
     file = next((data / "JPEGImages").iterdir())
-    tiled = Predictor(result.checkpoint, tile=100, overlap=0.25, score_threshold=0.01)
+    tiled = Predictor(
+        result.checkpoint, tile=100, overlap=0.25, score_threshold=0.01, backend="eager"
+    )
     found = tiled(file)
     model = tiled.model
     expected = TiledDetector(model, 100, 0.25, model.config.box_nms_threshold)
