@@ -10,8 +10,10 @@ from fastrpn._library import core, set_simd_level
 SHARED = ("deployment", "packaging")  # folders whose tests share what takes long to build
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Processes that share the tests (pytest -n) take whole files, or such folders."""
+    if not config.pluginmanager.has_plugin("xdist"):
+        return
     here = Path(__file__).parent
     for item in items:
         name = item.path.relative_to(here).parts[0]
