@@ -62,12 +62,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--torch", default="torch", help='what to install first: "torch==2.13.0"')
+    parser.add_argument("--base", type=Path, help="an environment that has that torch already")
     options = parser.parse_args()
     wheel = options.wheel.resolve(strict=True)
     with tempfile.TemporaryDirectory(prefix="install-") as name:
         folder = Path(name)
-        base = new_environment(folder / "torch")
-        rows = [[options.torch, *install(base, options.torch, "numpy")]]
+        base, rows = options.base, []
+        if base is None:
+            base = new_environment(folder / "torch")
+            rows = [[options.torch, *install(base, options.torch, "numpy")]]
         for extras in SETS:
             environment = new_environment(folder / (extras or "core"), base)
             wanted = f"{wheel}[{extras}]" if extras else str(wheel)

@@ -1,6 +1,6 @@
 """Other libraries' detectors and merging of tiles, unchanged, by torchvision's kernels and by ours.
 
-    python -m benchmarks.real_code
+    python -m benchmarks.real_code [NAME ...]
 
 Each case is a function without arguments that returns arrays. Results are compared before the clock
 starts; then both ways take turns, in one thread, and the least CPU time counts, which other work on
@@ -126,12 +126,14 @@ def equality(ours: list[np.ndarray], theirs: list[np.ndarray]) -> str:
     return "rounding" if same else "no"
 
 
-def main() -> None:
-    """Prints a table in Markdown."""
+def main(names: list[str]) -> None:
+    """Prints a table in Markdown, of all cases or of those whose names hold one of the given."""
     torch.set_num_threads(1)
     print("| unchanged code | torchvision, ms | accelerated, ms | gain | equal |")
     print("|---|---|---|---|---|")
     for name, prepare in (CASES | DETECTORS).items():
+        if names and not any(part in name for part in names):
+            continue
         try:
             run = prepare()
         except ImportError as error:
@@ -156,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
