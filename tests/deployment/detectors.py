@@ -89,9 +89,6 @@ def timm_detector():
 
 MODELS = {name: partial(detector, name) for name in _NETWORKS} | {
     "timm resnet10t": timm_detector,
-    "timm:tf_efficientnet_lite0": partial(
-        detector, "timm:tf_efficientnet_lite0", fpn_strides=(4, 8, 16), fpn_channels=64
-    ),
     "timm:convnext_atto": partial(detector, "timm:convnext_atto"),
     "torchvision:mobilenet_v3_large": partial(detector, "torchvision:mobilenet_v3_large"),
     "torchvision:regnet_y_400mf": partial(detector, "torchvision:regnet_y_400mf"),

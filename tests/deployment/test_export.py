@@ -245,6 +245,30 @@ def test_soft_nms_is_refused(method, format, tmp_path):
     assert not path.exists()
 
 
+def same_padding():
+    pytest.importorskip("timm")
+    name = "timm:tf_efficientnet_lite0"
+    return detector(name, fpn_strides=(4, 8, 16), fpn_channels=64)
+
+
+@pytest.mark.parametrize("size", [{}, {"height": 160}, {"width": 200}])
+def test_a_network_that_pads_by_size_wants_a_fixed_one(size, tmp_path):
+    with pytest.raises(ValueError, match="height and width must be given: the network pads"):
+        export(same_padding(), tmp_path / "m.pt2", format="torch", **size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+def test_a_network_that_pads_by_size_of_a_fixed_one(format, tmp_path):
+    model, path = same_padding(), tmp_path / ("m.onnx" if format == "onnx" else "m.pt2")
+    export(model, path, format=format, height=160, width=200)
+    images = [torch.rand(3, 160, 200) for _ in range(3)]
+    with torch.no_grad():
+        expected = [model([image])[0] for image in images]
+    assert sum(len(result["scores"]) for result in expected) > 50
+    assert sum(map(unmatched, ExportedModel(path)(images), expected)) == 0
+
+
 def test_files_that_are_no_exported_model(tiny, exported, tmp_path):
     broken = tmp_path / "broken.pt2"
     broken.write_bytes(exported("torch").read_bytes()[:1000])
