@@ -1,13 +1,17 @@
-# make demo | make test | make lint | make sanitize | make wheels: each makes .venv on first use and installs what it needs, once.
+# make demo | make docs | make test | make lint | make sanitize | make wheels: each makes .venv on first use and installs what it needs, once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 NATIVE := CMakeLists.txt setup.py build_backend.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint sanitize wheels clean
+.PHONY: demo docs test lint sanitize wheels clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fastrpn demo --output demo
+
+# The site, in build/site.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -96,6 +96,7 @@ class Timer:
             {name: q[1] for name, q in quartiles.items()},
             {name: (q[2] - q[0]) / q[1] for name, q in quartiles.items()},
             notes,
+            {name: min(t) for name, t in times.items()},
         )
 
     def limit_milliseconds(self, bound: str, size: int) -> float:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from benchmarks.environment import cpu_name
 from benchmarks.tables import table
+from fastrpn.data import open_dataset
+from fastrpn.data.tiles import Tiles
 from fastrpn.deployment import ExportedModel, export
 from fastrpn.models import FasterRCNN, faster_rcnn
 from fastrpn.models.checkpoint import load_model
@@ -45,28 +47,31 @@ class Cost(NamedTuple):
 
 
 def run_exported(model: FasterRCNN, runtime: str, folder: Path, **size: int) -> tuple[Detect, Cost]:
-    """Exports a model and opens it in a runtime."""
-    format = FORMATS[runtime]
-    path = folder / f"{runtime}.{'onnx' if format == 'onnx' else 'pt2'}"
+    """Exports a model, unless the folder has the file of its format, and opens it."""
+    path = folder / f"model.{FORMATS[runtime]}.{'onnx' if FORMATS[runtime] == 'onnx' else 'pt2'}"
     start = time.perf_counter()
-    export(model, path, format=format, **size)
+    if not path.exists():
+        export(model, path, format=FORMATS[runtime], **size)
     exported = time.perf_counter() - start
     start = time.perf_counter()
-    if runtime == "openvino":
-        compiled = openvino(path)
-
-        def detect(image: Tensor) -> dict[str, Tensor]:
-            return trimmed(*compiled(image))
-    else:
-        opened = ExportedModel(path)
-
-        def detect(image: Tensor) -> dict[str, Tensor]:
-            with torch.inference_mode():
-                return opened([image])[0]
-
+    detect = open_exported(path, runtime)
     detect(torch.rand(3, size.get("height", 300), size.get("width", 400)))
     started = time.perf_counter() - start
     return detect, Cost(exported, path.stat().st_size / 1e6, started)
+
+
+def open_exported(path: Path, runtime: str) -> Detect:
+    """An image -> its detections."""
+    if runtime == "openvino":
+        compiled = openvino(path)
+        return lambda image: trimmed(*compiled(image))
+    opened = ExportedModel(path)
+
+    def detect(image: Tensor) -> dict[str, Tensor]:
+        with torch.inference_mode():
+            return opened([image])[0]
+
+    return detect
 
 
 def compare(model: FasterRCNN, runtime: str, detect: Detect, images: list[Tensor]) -> Difference:
@@ -95,6 +100,18 @@ def same_size_in_floats(config: ModelConfig, height: int, width: int) -> bool:
     return sizes[0] == sizes[1]
 
 
+def pictures_of_demo(folder: Path, number: int) -> list[Tensor]:
+    """Images of mixed sizes: shapes, or cut out of the other place of trees."""
+    if not (folder / "photographs").exists():
+        return images_of_mixed_sizes(number, folder / "data/JPEGImages")
+    tiles = Tiles(open_dataset(folder / "photographs/test", ""), 400, 0.2)
+    sizes = torch.randint(150, 401, (number, 2), generator=torch.Generator().manual_seed(0))
+    return [
+        tiles[index * len(tiles) // number][0][:, :height, :width]
+        for index, (height, width) in enumerate(sizes.tolist())
+    ]
+
+
 def detections_rows(
     models: dict[str, FasterRCNN], runtimes: list[str], images: list[Tensor]
 ) -> Iterator[list[object]]:
@@ -106,11 +123,12 @@ def detections_rows(
     ]
     for name, model in models.items():
         cells, found = [], {}
-        for runtime in runtimes:
-            with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder:
+            for runtime in runtimes:
                 detect, cost = run_exported(model, runtime, Path(folder))
                 found[runtime] = compare(model, runtime, detect, images)
-            cells += [f"{found[runtime].unmatched}, {cost.export:.0f}, {cost.megabytes:.1f}"]
+                seconds = f"{cost.export:.0f}" if cost.export > 1 else "the same file"
+                cells += [f"{found[runtime].unmatched}, {seconds}, {cost.megabytes:.1f}"]
         detections = max(difference.detections for difference in found.values())
         left_out = max(difference.pixel_off for difference in found.values())
         yield [name, detections, *cells, f"{left_out} of {len(images)} images"]
@@ -168,8 +186,8 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads of {cpu_name()}, torch {torch.__version__}")
     trained = {}
     if options.trained:
-        trained = {"tiny, trained": load_model(options.trained / "model/last.pt")[0]}
-        pictures = images_of_mixed_sizes(options.images, options.trained / "data/JPEGImages")
+        trained = {"the demo's, trained": load_model(options.trained / "model/last.pt")[0]}
+        pictures = pictures_of_demo(options.trained, options.images)
         show(detections_rows(trained, options.runtimes, pictures))
     if options.models:
         models = {name: MODELS[name]() for name in options.models}

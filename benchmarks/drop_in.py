@@ -35,7 +35,7 @@ YOLO_CLASSES = 80
 def build(name: str, image: Tensor) -> tuple[nn.Module, dict[str, object]]:
     """The detector with random weights and a threshold that leaves it much to do; what it does."""
     torch.manual_seed(0)
-    options = {} if "faster" in name else {"score_thresh": 0.0}
+    options = {} if "rcnn" in name else {"score_thresh": 0.0}
     height, width = image.shape[1:]
     model = getattr(detection, name)(
         weights=None, weights_backbone=None, num_classes=CLASSES,
@@ -44,7 +44,7 @@ def build(name: str, image: Tensor) -> tuple[nn.Module, dict[str, object]]:
     notes: dict[str, object] = {}
     with torch.inference_mode():
         calibrate(model, image)
-        if "faster" in name:
+        if "rcnn" in name:
             scores = class_scores(model, image)
             candidates = CANDIDATES_A_CLASS * (CLASSES - 1)
             threshold = scores[:, 1:].flatten().topk(candidates).values[-1].item()
@@ -66,7 +66,7 @@ def calibrate(model: nn.Module, image: Tensor) -> None:
 
 
 def class_scores(model: nn.Module, image: Tensor) -> Tensor:
-    """`[proposals, classes]` of a Faster R-CNN."""
+    """`[proposals, classes]` of a Faster, Mask or Keypoint R-CNN."""
     logits: list[Tensor] = []
     hook = model.roi_heads.box_predictor.register_forward_hook(
         lambda module, arguments, outputs: logits.append(outputs[0])
@@ -124,6 +124,7 @@ def detector_rows(name: str, height: int, width: int, runs: int) -> list[Measure
         row = Measurement("drop_in", f"{name} {height} x {width}, {part}", 1, {}, {}, dict(notes))
         for library in candidates:
             row.milliseconds[library], row.spread[library] = summary(times[library, part])
+            row.minima[library] = 1e3 * min(times[library, part])
         rows.append(row)
     return rows
 

@@ -10,6 +10,7 @@ import torch
 
 from fastrpn import __version__
 from fastrpn._library import core
+from fastrpn.info import cpu_name
 
 PACKAGES = ["torch", "torchvision", "numpy", "lsnms", "powerboxes", "opencv-python", "ultralytics"]
 
@@ -25,20 +26,6 @@ def environment() -> dict[str, object]:
         "simd_level": core().build_info()["simd_level"],
         "python": platform.python_version(),
     }
-
-
-def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The model name; with family and model where it has no number, as in virtual machines."""
-    if not cpuinfo.exists():
-        return platform.processor() or platform.machine()
-    pairs = (line.partition(":") for line in cpuinfo.read_text().splitlines())
-    fields: dict[str, str] = {}
-    for key, _, value in pairs:
-        fields.setdefault(key.strip(), value.strip())
-    name = fields.get("model name") or platform.machine()
-    if "cpu family" in fields and not any(character.isdigit() for character in name):
-        name += f" (family {fields['cpu family']}, model {fields.get('model', '?')})"
-    return name
 
 
 def _version(package: str) -> str | None:

@@ -14,6 +14,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from benchmarks.compare import Change
 from benchmarks.targets import TARGETS
 
 COLOURS = {
@@ -52,6 +53,27 @@ def bar_chart(measurements: list[dict], path: Path, title: str) -> Path:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("times faster than torchvision")
     axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def change_chart(changes: list[Change], path: Path) -> Path:
+    """How many times each gain changed, on a log axis; the grey band is what the noise explains."""
+    figure, axes = plt.subplots(figsize=(9, 0.26 * len(changes) + 1.2))
+    colours = {"slower": "#b3261e", "faster": "#1d7044", "same": "#777777"}
+    positions, highest = range(len(changes)), np.array([1 + change.noise for change in changes])
+    axes.barh(positions, highest - 1 / highest, left=1 / highest, height=0.8, color="#e6e9ed")
+    chosen = [colours[change.verdict] for change in changes]
+    axes.scatter([change.factor for change in changes], positions, 20, chosen, zorder=3)
+    names = [f"{change.op}  {change.work}  {change.name}" for change in changes]
+    axes.set_yticks(positions, [name.removesuffix("  fastrpn") for name in names])
+    axes.tick_params(labelsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}×")
+    axes.margins(y=0.01)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("gain after / gain before: left of 1 became slower")
     axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
 
@@ -133,20 +155,20 @@ def heading(results: dict) -> str:
     )
 
 
-def draw(results_file: Path) -> list[Path]:
-    """The bar charts of benchmarks.run_all, beside its result file: the works that have a target
-    and the drop-in, and all works.
+def draw(results_file: Path, folder: Path | None = None, kind: str = "png") -> list[Path]:
+    """The bar charts of benchmarks.run_all: the works that have a target and the drop-in, and all
+    works. They lie beside the result file, or in a folder, as PNG or as SVG.
     """
     results = json.loads(results_file.read_text())
     title = heading(results)
     rows = [m for m in results["measurements"] if m["speedup"].get("torchvision")]
     works = {(target.op, target.work) for target in TARGETS}
     front = [m for m in rows if (m["op"], m["work"]) in works or m["op"] == "drop_in"]
-    folder = results_file.parent
+    folder = folder or results_file.parent
     pictures = []
-    for chosen, name in ((front, "speedup.png"), (rows, "speedup_all.png")):
+    for chosen, name in ((front, "speedup"), (rows, "speedup_all")):
         if chosen:
-            pictures.append(bar_chart(chosen, folder / name, title))
+            pictures.append(bar_chart(chosen, folder / f"{name}.{kind}", title))
     return pictures
 
 
@@ -169,30 +191,30 @@ def short(number: float) -> str:
     return f"{number}"
 
 
-def draw_scan(results_file: Path) -> list[Path]:
-    """The charts of benchmarks.scan, beside its result file."""
+def draw_scan(results_file: Path, folder: Path | None = None, kind: str = "png") -> list[Path]:
+    """The charts of benchmarks.scan, where and as :func:`draw` puts them."""
     results = json.loads(results_file.read_text())
-    folder = results_file.parent
+    folder = folder or results_file.parent
     is_nms = [scan["title"].startswith("nms,") for scan in results["growth"]]
     pictures = []
-    for name, wanted in (("growth_nms.png", True), ("growth_others.png", False)):
+    for name, wanted in (("growth_nms", True), ("growth_others", False)):
         chosen = [
             scan for scan, nms in zip(results["growth"], is_nms, strict=True) if nms == wanted
         ]
-        pictures.append(growth_chart(chosen, folder / name, heading(results)))
+        pictures.append(growth_chart(chosen, folder / f"{name}.{kind}", heading(results)))
     nms = "nms: times faster than torchvision\n" + heading(results)
     pictures.append(
         regime_chart(
             results["regimes"],
             lambda m: f"{m['notes']['regime']}, {m['size']:,}",
             lambda m: m["notes"]["threshold"],
-            folder / "regimes.png",
+            folder / f"regimes.{kind}",
             nms,
             "IoU threshold",
         )
     )
     if others := [m for m in results.get("other regimes", []) if _is_power_of_ten(m["size"])]:
-        path = folder / "regimes_others.png"
+        path = folder / f"regimes_others.{kind}"
         pictures.append(
             regime_chart(
                 others,

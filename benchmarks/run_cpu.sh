@@ -20,6 +20,7 @@ export OMP_NUM_THREADS=2
 "$python" -m benchmarks.padded_inputs --output "$output"
 "$python" -m benchmarks.profile_cpu --output "$output"
 "$python" -m benchmarks.report "$output" > "$output/summary.md"
+"$python" -m benchmarks.html_report "$output/results.json" --output "$output/report.html"
 if [[ $output == "$shown" ]]; then
   "$python" -m benchmarks.report "$output" docs/performance.md
 fi

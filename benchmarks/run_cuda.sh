@@ -124,6 +124,8 @@ report() {
   [[ -f $FILE.json ]] || return
   echo "+ report"
   timeout --kill-after 10 60 "$PYTHON" -m benchmarks.cuda_report "$FILE.json" || FAILED+=("report")
+  timeout --kill-after 10 60 "$PYTHON" -m benchmarks.html_report "$FILE.json" --output "$FILE.html" ||
+    FAILED+=("report in HTML")
 }
 
 for step in "${STEPS[@]}"; do

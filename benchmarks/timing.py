@@ -27,6 +27,7 @@ class Measurement:
         milliseconds: median by library.
         spread: (75th - 25th percentile) / median by library.
         notes: what else was measured (memory, kept boxes, ...).
+        minima: the fastest run by library, in milliseconds; empty where nobody took it.
     """
 
     op: str
@@ -35,6 +36,7 @@ class Measurement:
     milliseconds: dict[str, float]
     spread: dict[str, float]
     notes: dict[str, object] = field(default_factory=dict)
+    minima: dict[str, float] = field(default_factory=dict)
 
     def speedup(self, over: str = "torchvision", of: str = "fastrpn") -> float | None:
         """How many times `of` is faster than `over`; None where `over` did not run."""
@@ -117,6 +119,7 @@ def measure(
     row = Measurement(op, work, size, {}, {})
     for name in candidates:
         row.milliseconds[name], row.spread[name] = summary(times[name])
+        row.minima[name] = 1e3 * min(times[name])
     notes = {"one run": list(slow), "other results": others, "measured again": again}
     row.notes |= {name: value for name, value in notes.items() if value}
     return row

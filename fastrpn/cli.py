@@ -14,6 +14,7 @@ from typing import NoReturn
 from fastrpn._extras import require
 from fastrpn._version import __version__
 from fastrpn.info import show
+from fastrpn.memory import keep_freed_memory
 
 COMMANDS = {
     "demo": "find faces, train on photographs, evaluate, draw what is found",
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from fastrpn.commands import CycloptsError, NonFiniteLossError, WorkerKilledError, run
     except ImportError as error:
         _exit(error, 2, debug)
+    keep_freed_memory()
     try:
         run(arguments[end - 1 :])
     except (NonFiniteLossError, WorkerKilledError) as error:

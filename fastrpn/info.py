@@ -44,6 +44,7 @@ def collect() -> dict[str, object]:
         "NumPy": _version_of("numpy"),
         "OpenCV": _opencv(),
         "platform": platform.platform(),
+        "CPU": cpu_name(),
         "CPU threads": os.cpu_count(),
         "NVIDIA driver": _driver(),
         "CUDA of the driver": _cuda_driver(),
@@ -63,6 +64,20 @@ def show(as_json: bool = False) -> None:
         print(f"{name:20}{text if text is not None else 'not found'}")
 
 
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The model name; with family and model where it has no number, as in virtual machines."""
+    if not cpuinfo.exists():
+        return platform.processor() or platform.machine()
+    pairs = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+    fields: dict[str, str] = {}
+    for key, _, value in pairs:
+        fields.setdefault(key.strip(), value.strip())
+    name = fields.get("model name") or platform.machine()
+    if "cpu family" in fields and not any(character.isdigit() for character in name):
+        name += f" (family {fields['cpu family']}, model {fields.get('model', '?')})"
+    return name
+
+
 def _version_of(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -77,10 +92,10 @@ def _opencv() -> str | None:
     return next((version for version in versions if version), None)
 
 
-def _driver_needed(build: dict[str, Any]) -> str | None:
-    """What the statically linked CUDA runtime asks for; None for a build without CUDA."""
+def _driver_needed(build: dict[str, Any]) -> str:
+    """What the statically linked CUDA runtime asks for; "none" for a build without CUDA."""
     if build["cuda_version"] is None:
-        return None
+        return "none"
     oldest = OLDEST_DRIVER.get(_major(build["cuda_version"]), "one")
     return f"{oldest} or newer, for CUDA {build['cuda_version']}"
 

@@ -1,9 +1,23 @@
 """Fixtures for tests of the CPU kernels, whose results depend on neither SIMD level nor threads."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from fastrpn._library import core, set_simd_level
+
+SHARED = ("deployment", "packaging")  # folders whose tests share what takes long to build
+
+
+def pytest_collection_modifyitems(config, items):
+    """Processes that share the tests (pytest -n) take whole files, or such folders."""
+    if not config.pluginmanager.has_plugin("xdist"):
+        return
+    here = Path(__file__).parent
+    for item in items:
+        name = item.path.relative_to(here).parts[0]
+        item.add_marker(pytest.mark.xdist_group(name if name in SHARED else str(item.path)))
 
 
 @pytest.fixture(params=["generic", "avx2", "avx512"])

@@ -16,6 +16,7 @@ from fastrpn.images import read_image
 from fastrpn.inference.writers import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 RUN = {"train", "eval", "detect", "anchors", "export", "info"}  # the others: options are checked
 SLOW = {"alternating", "aoti"}  # commands with one of these are not run either
 QUICK = ["--model", "tiny", "--steps", "1", "--batch-size", "2", "--warmup-steps", "1"]
@@ -93,13 +94,18 @@ DOCUMENTS = [
     "README.md",
     "docs/data.md",
     "docs/deployment.md",
+    "docs/evaluation.md",
+    "docs/faq.md",
     "docs/models.md",
+    "docs/tour.md",
     "docs/training.md",
 ]
+COMMANDS_ONLY = ["docs/fine_tuning.md", "docs/install.md"]
+PARSED = {"docs/fine_tuning.md"}  # no small stand-in for its networks: options are checked
 PYTHON_ONLY = {"docs/training.md"}  # its commands are the paper's trainings
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", DOCUMENTS + COMMANDS_ONLY)
 def test_documentation_runs(name, files, monkeypatch):
     needed = {"docs/models.md": "timm", "docs/deployment.md": "onnxscript"}
     if name in needed:
@@ -108,24 +114,39 @@ def test_documentation_runs(name, files, monkeypatch):
     torch.manual_seed(0)
     variables = {"__name__": "documentation"}
     blocks = re.findall(r"^```(bash|python)\n(.*?)^```$", (ROOT / name).read_text(), re.M | re.S)
-    assert len(blocks) >= 2 and "python" in dict(blocks)
+    assert blocks and (name in COMMANDS_ONLY or "python" in dict(blocks))
     for language, text in blocks:
         if language == "python":
             exec(compile(text, name, "exec"), variables)
         elif name not in PYTHON_ONLY:
             for line in text.splitlines():
-                run_command(shlex.split(line, comments=True))
+                run_command(shlex.split(line, comments=True), runs=name not in PARSED)
 
 
-def run_command(words):
-    """Runs a line of a shell if it is a quick command of fastrpn."""
+def run_command(words, runs):
+    """Runs a line of a shell if it is a quick command of fastrpn, or checks its options."""
     arguments = words[words.index("fastrpn") + 1 :] if "fastrpn" in words else []
     if not arguments:
         return
     if "--weights" in arguments:  # of the model that "tiny" stands in for
         at = arguments.index("--weights")
         del arguments[at : at + 2]
-    if words[0] == "fastrpn" and arguments[0] in RUN and not SLOW & set(arguments):
+    if runs and words[0] == "fastrpn" and arguments[0] in RUN and not SLOW & set(arguments):
         cli.main(arguments + (QUICK if arguments[0] == "train" else []))
     else:
         app.parse_args(arguments, exit_on_error=False, print_error=False)
+
+
+OTHERS = {"--no-deps", "--force-reinstall", "--nproc-per-node", "--build", "--fmad", "--help"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_every_option_that_a_page_names_exists(path):
+    """Ours, those of the repository's own scripts, or a few of pip, torchrun, cmake and nvcc."""
+    commands = [name for name in app if not name.startswith("-")]
+    ours = {n for c in commands for a in app[c].assemble_argument_collection() for n in a.names}
+    files = [*ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("benchmarks/*.sh")]
+    files += ROOT.glob("tests/packaging/*.py")
+    scripts = {option for file in files for option in OPTION.findall(file.read_text())}
+    assert len(ours) > 100 and len(scripts) > 20
+    assert set(OPTION.findall(path.read_text())) <= ours | scripts | OTHERS

@@ -118,6 +118,7 @@ def test_a_planted_fault_is_found_shrunk_and_replayed(op, fault, monkeypatch):
 @pytest.mark.parametrize(
     ("target", "argument", "since", "words"),
     [(os._exit, 3, time.time(), "exit code 3"), (time.sleep, 600, 0.0, "no end")],
+    ids=["dies", "hangs"],
 )
 def test_a_process_that_dies_or_hangs_is_a_finding(target, argument, since, words):
     context = multiprocessing.get_context("spawn")

@@ -31,14 +31,14 @@ from fastrpn.images import write_image
 from fastrpn.inference.tiled import TiledDetector
 from fastrpn.training import TrainConfig, train
 
-__all__ = ["run_trees", "trees_config"]
+__all__ = ["TILE", "fetch_photographs", "fetch_weights", "run_trees", "trees_config"]
 
 _PHOTOGRAPHS = {  # of two places in Yellowstone, 13 km apart, and one in Florida
     "train": "2019_YELL_2_528000_4978000_image_crop2",
     "test": "2019_YELL_2_541000_4977000_image_crop",
     "florida": "OSBS_029",
 }
-_TILE = 400  # pixels; COCO's numbers look at 100 detections an image, and the photographs have more
+TILE = 400  # pixels; COCO's numbers look at 100 detections an image, and the photographs have more
 _MIN_SCORE = 0.5  # of what the picture shows
 
 
@@ -52,7 +52,7 @@ def trees_config(photographs: Path, weights: Path, output: Path, seed: int = 0) 
         seed=seed,
         model="timm:tf_efficientnet_lite0",
         model_options={
-            "min_size": _TILE,
+            "min_size": TILE,
             "max_size": None,
             "image_mean": (127 / 255,) * 3,
             "image_std": (128 / 255,) * 3,
@@ -69,15 +69,15 @@ def trees_config(photographs: Path, weights: Path, output: Path, seed: int = 0) 
         },
         weights=str(weights),
         batch_size=2,
-        steps=900,
+        steps=700,
         optimizer="adamw",
         lr=5e-4,
         lr_schedule="cosine",
-        warmup_steps=150,
+        warmup_steps=120,
         weight_decay=1e-4,
-        tile=3 * _TILE // 2,
+        tile=3 * TILE // 2,
         overlap=0.4,
-        crop=_TILE,
+        crop=TILE,
         quarter_turns=True,
         color_jitter=(0.5, 0.5, 0.5, 0.08),
         short_sides=(300, 360, 430, 520),
@@ -100,8 +100,8 @@ def run_trees(
     """
     seconds: dict[str, float] = {}
     with timed(seconds, "data"):
-        photographs = _fetch_photographs(output)
-        weights = _fetch_weights(output)
+        photographs = fetch_photographs(output)
+        weights = fetch_weights(output)
     config = trees_config(photographs, weights, output / "model", seed)
     if steps is not None:
         config.steps, config.warmup_steps = steps, steps // 6
@@ -111,15 +111,15 @@ def run_trees(
         result = train(config)
     test = open_dataset(photographs / "test", "")
     with timed(seconds, "evaluation"):
-        scores = evaluate(result.model, Tiles(test, _TILE, 0.0), progress=progress)
+        scores = evaluate(result.model, Tiles(test, TILE, 0.0), progress=progress)
         florida = evaluate(result.model, open_dataset(photographs / "florida", ""), progress=False)
         image, target = test[0]
         with torch.inference_mode():
-            detections = TiledDetector(result.model.eval(), _TILE)([image])[0]
+            detections = TiledDetector(result.model.eval(), TILE)([image])[0]
     with timed(seconds, "baseline"):
-        baseline = evaluate(CrownBaseline(), Tiles(test, _TILE, 0.0), progress=False)
+        baseline = evaluate(CrownBaseline(), Tiles(test, TILE, 0.0), progress=False)
     picture, numbers = draw_outcome(image, target, detections)
-    tile = Tiles(test, _TILE, 0.0)[0][0]
+    tile = Tiles(test, TILE, 0.0)[0][0]
     files = {
         "detections": write_image(output / "detections.png", picture),
         "proposals": write_image(
@@ -181,7 +181,8 @@ def draw_outcome(
     return drawing.draw_groups(image, groups, title), numbers
 
 
-def _fetch_photographs(output: Path) -> Path:
+def fetch_photographs(output: Path) -> Path:
+    """The three places, each in a folder of its own with its boxes; returns the folder of them."""
     packages = output / "packages"
     wanted = [f"deepforest/data/{name}" for name in _PHOTOGRAPHS.values()]
     fetch("deepforest==2.1.0", wanted, packages)
@@ -193,8 +194,8 @@ def _fetch_photographs(output: Path) -> Path:
     return folder
 
 
-def _fetch_weights(output: Path) -> Path:
-    """The classifier's weights under timm's names: the tensors come in the same order."""
+def fetch_weights(output: Path) -> Path:
+    """The file of the classifier's weights under timm's names: the tensors come in its order."""
     import timm
 
     packages = fetch(

@@ -67,8 +67,8 @@ def export(
     Raises:
         TypeError: ``model`` is none.
         ValueError: an unknown format, another suffix, a size below 1, a size without transform that
-            is no multiple of ``size_divisible``, a model that cannot be exported, such as one with
-            soft-NMS.
+            is no multiple of ``size_divisible``, a free size for a network with timm's "same"
+            padding, a model that cannot be exported, such as one with soft-NMS.
         ImportError: a package that the format needs is not installed.
 
     Example::
@@ -100,6 +100,11 @@ def export(
             f'box_nms must be "hard" to export, got "{model.config.box_nms}": '
             "how many steps soft-NMS takes depends on the boxes"
         )
+    if None in (height, width) and any(map(_pads_by_size, model.modules())):
+        raise ValueError(
+            "height and width must be given: the network pads maps by their sizes (timm's 'same' "
+            "padding), through which torch does not follow free ones in reasonable time"
+        )
     step = model.config.size_divisible
     for name, value in (("height", height), ("width", width)):
         if not transform and value is not None and value % step:
@@ -112,6 +117,11 @@ def export(
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"the model cannot be exported as {format}: {reason}") from error
     return path
+
+
+def _pads_by_size(module: nn.Module) -> bool:
+    kind = type(module)
+    return kind.__module__.startswith("timm.layers") and kind.__name__.endswith("Same")
 
 
 @contextmanager

@@ -85,8 +85,8 @@ class Trainer:
             :class:`fastrpn.data.FromTorchvision` makes one of a data set of torchvision's kind.
         validation: likewise, or None.
         objective: called with the new model, gives the module (images, targets) -> losses that is
-            minimised, by default the model itself. It may load weights and let parts of the model
-            rest, see :mod:`fastrpn.training.objectives`.
+            minimised, by default the model itself. It may load weights and freeze parts of the
+            model, see :mod:`fastrpn.training.objectives`.
         model: trained instead of the one that ``config`` names; its checkpoints load into such a
             model by :func:`fastrpn.models.load_weights`.
 

@@ -1,4 +1,4 @@
-"""What a training minimises: the losses of some parts of a detector while the others rest."""
+"""What a training minimises: the losses of some parts of a detector while the others are frozen."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class _PartialObjective(nn.Module):
     mode, keep the statistics of their batch norms too.
 
     Args:
-        model: the detector; parameters of the resting parts no longer require a gradient.
-        train_backbone: False lets the backbone rest.
+        model: the detector; parameters of the frozen parts no longer require a gradient.
+        train_backbone: False freezes the backbone.
     """
 
     part: str  # that is trained: an attribute of the model
@@ -33,13 +33,13 @@ class _PartialObjective(nn.Module):
         super().__init__()
         self.model = model
         trained = [self.part, "backbone"] if train_backbone else [self.part]
-        self._resting = [part for name, part in model.named_children() if name not in trained]
-        for part in self._resting:
+        self._frozen = [part for name, part in model.named_children() if name not in trained]
+        for part in self._frozen:
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> _PartialObjective:
         super().train(mode)
-        for part in self._resting:
+        for part in self._frozen:
             part.eval()
         return self
 

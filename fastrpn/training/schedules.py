@@ -4,7 +4,7 @@ The paper's 4-step alternating training (section 3.2, "Sharing features for RPN 
 
 1. Train the RPN from the initial backbone.
 2. Train Fast R-CNN on the RPN's proposals, from the initial backbone again: nothing is shared yet.
-3. Train a new RPN on the backbone of step 2, which rests from now on.
+3. Train a new RPN on the backbone of step 2, which is frozen from now on.
 4. Go on training the Fast R-CNN layers on the new proposals.
 
 Each step starts from the whole model of the step before, except for step 2, which starts anew. So

@@ -26,13 +26,13 @@ Batch = tuple[Sequence[Tensor], Sequence[dict[str, Any]]]  # images [3, H, W] an
 
 
 def new_model(config: TrainConfig, num_classes: int) -> FasterRCNN:
-    """The network that the settings name, with random weights; warns if some of them will rest."""
+    """The network that the settings name, with random weights; warns if some of them are frozen."""
     options = config.model_options
     if config.preset == "torchvision" and config.weights is not None:
         options = {**finetuning_options(config.model), **options}
     model = faster_rcnn(config.model, num_classes, config.preset, **options)
-    rests = any(not parameter.requires_grad for parameter in model.backbone.parameters())
-    if rests and config.weights is None and distributed.is_main():
+    has_frozen = any(not parameter.requires_grad for parameter in model.backbone.parameters())
+    if has_frozen and config.weights is None and distributed.is_main():
         warnings.warn(
             f"freeze_below={model.config.freeze_below}: the first layers of {config.model} will "
             "stay as random as they are; give --weights FILE, or --model-options freeze_below=0",

@@ -1,6 +1,7 @@
 """`fastrpn info` on other machines: drivers too old, GPUs that the build has no code for."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -90,7 +91,15 @@ def test_a_gpu_that_the_build_has_no_code_for(monkeypatch):
 def test_the_driver_that_a_build_needs():
     assert info._driver_needed(BUILD) == "580 or newer, for CUDA 13.0.88"
     assert info._driver_needed({"cuda_version": "12.8.93"}) == "525 or newer, for CUDA 12.8.93"
-    assert info._driver_needed({"cuda_version": None}) is None
+    assert info._driver_needed({"cuda_version": None}) == "none"
+
+
+def test_the_template_of_a_bug_report_asks_for_what_info_prints():
+    root = Path(__file__).resolve().parents[2]
+    template = (root / ".github" / "ISSUE_TEMPLATE" / "bug.md").read_text()
+    assert re.findall(r"`fastrpn (\w+)`", template) == ["info"]
+    asked_by_maintainers = {"fastrpn", "Python", "torch", "torchvision", "CPU", "platform", "GPUs"}
+    assert asked_by_maintainers <= info.collect().keys()
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)])

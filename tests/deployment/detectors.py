@@ -8,6 +8,7 @@ from torch import nn
 
 from fastrpn.images import image_to_tensor, read_image
 from fastrpn.models import PRESETS, BackboneWithFPN, BoxHead, FasterRCNN, faster_rcnn
+from fastrpn.models.zoo import _NETWORKS
 from fastrpn.ops import box_iou
 
 SMALL = {"min_size": 160, "max_size": 260, "size_divisible": 32}
@@ -86,14 +87,9 @@ def timm_detector():
     return distinct(FasterRCNN(backbone, head, num_classes=4, config=config))
 
 
-MODELS = {
-    name: partial(detector, name)
-    for name in ("vgg16", "zf", "resnet50_c4", "resnet18_fpn", "resnet50_fpn", "resnet101_fpn")
-} | {
-    "tiny": partial(detector, "tiny"),
+MODELS = {name: partial(detector, name) for name in _NETWORKS} | {
     "timm resnet10t": timm_detector,
-    "timm:tf_efficientnet_lite0": partial(
-        detector, "timm:tf_efficientnet_lite0", fpn_strides=(4, 8, 16), fpn_channels=64
-    ),
+    "timm:convnext_atto": partial(detector, "timm:convnext_atto"),
     "torchvision:mobilenet_v3_large": partial(detector, "torchvision:mobilenet_v3_large"),
+    "torchvision:regnet_y_400mf": partial(detector, "torchvision:regnet_y_400mf"),
 }

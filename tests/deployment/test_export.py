@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import fastrpn
+from benchmarks.deployment import same_size_in_floats
 from fastrpn.deployment import FORMATS, ExportedModel, export
 from fastrpn.inference import Predictor
 from fastrpn.models import faster_rcnn
@@ -30,6 +31,18 @@ def test_an_exported_model_finds_what_the_model_finds(tiny, exported, format):
     if format == "torch":  # the same operators: the same bits
         for ours, theirs in zip(found, expected, strict=True):
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_openvino_finds_what_the_model_finds(tiny, exported):
+    pytest.importorskip("openvino")
+    run = RUNTIMES["openvino"](exported("onnx"))
+    images = images_of_mixed_sizes(20)
+    images = [i for i in images if same_size_in_floats(tiny.config, *i.shape[1:])]
+    with torch.no_grad():
+        expected = [tiny([image])[0] for image in images]
+    assert len(images) >= 15 and sum(len(result["scores"]) for result in expected) > 500
+    found = [trimmed(*run(image)) for image in images]
+    assert sum(map(unmatched, found, expected)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +159,21 @@ def test_an_onnx_file_holds_standard_operators_alone(exported):
     assert [output.name for output in model.graph.output] == ["boxes", "scores", "labels"]
 
 
-def test_a_program_needs_torch_and_the_operator_library_alone(exported):
+@pytest.mark.parametrize(
+    ("format", "load"),
+    [
+        ("torch", "torch.export.load({path!r}).module()"),
+        ("aoti", "torch._inductor.aoti_load_package({path!r})"),
+    ],
+)
+def test_a_program_needs_torch_and_the_operator_library_alone(exported, format, load):
     """Python without the fastrpn package."""
     library = fastrpn._library._TORCH_LIBRARY
     code = f"""
 import sys, torch
 sys.modules["fastrpn"] = None
 torch.ops.load_library({str(library)!r})
-detect = torch.export.load({str(exported("torch"))!r}).module()
+detect = {load.format(path=str(exported(format)))}
 print([list(output.shape) for output in detect(torch.rand(3, 120, 150))])
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -223,6 +243,30 @@ def test_soft_nms_is_refused(method, format, tmp_path):
     with pytest.raises(ValueError, match=f'box_nms must be "hard" to export, got "{method}": how'):
         export(faster_rcnn("tiny", 3, box_nms=method), path, format=format)
     assert not path.exists()
+
+
+def same_padding():
+    pytest.importorskip("timm")
+    name = "timm:tf_efficientnet_lite0"
+    return detector(name, fpn_strides=(4, 8, 16), fpn_channels=64)
+
+
+@pytest.mark.parametrize("size", [{}, {"height": 160}, {"width": 200}])
+def test_a_network_that_pads_by_size_wants_a_fixed_one(size, tmp_path):
+    with pytest.raises(ValueError, match="height and width must be given: the network pads"):
+        export(same_padding(), tmp_path / "m.pt2", format="torch", **size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+def test_a_network_that_pads_by_size_of_a_fixed_one(format, tmp_path):
+    model, path = same_padding(), tmp_path / ("m.onnx" if format == "onnx" else "m.pt2")
+    export(model, path, format=format, height=160, width=200)
+    images = [torch.rand(3, 160, 200) for _ in range(3)]
+    with torch.no_grad():
+        expected = [model([image])[0] for image in images]
+    assert sum(len(result["scores"]) for result in expected) > 50
+    assert sum(map(unmatched, ExportedModel(path)(images), expected)) == 0
 
 
 def test_files_that_are_no_exported_model(tiny, exported, tmp_path):

@@ -133,6 +133,25 @@ def test_frozen_norms_keep_names_activations_and_eps(name):
     assert not any(n.endswith((".bn1.weight", ".1.1.weight")) for n, _ in frozen.named_parameters())
 
 
+@pytest.mark.parametrize("name", ["timm:tf_efficientnet_lite0", "torchvision:mobilenet_v3_large"])
+def test_no_activation_copies_its_input(name):
+    """In place, one whose gradient needs its input would."""
+    body = build(name, backbone_norm="frozen").backbone.body
+    image = torch.rand(1, 3, 64, 64)
+    changed = [m for m in body.modules() if isinstance(m, nn.ReLU6 | nn.Hardswish)]
+    assert changed and not any(module.inplace for module in changed)
+
+    def gradients():
+        body.zero_grad()
+        sum(map_.square().sum() for map_ in body(image)).backward()
+        return [p.grad.clone() for p in body.parameters() if p.grad is not None]
+
+    ours = gradients()
+    for module in changed:
+        module.inplace = True
+    assert all(map(torch.equal, ours, gradients())) and len(ours) > 20
+
+
 RESTING = {  # stage 2 ends with the map of stride 4
     "timm:resnet18": (("conv1", "bn1", "layer1"), "layer2"),
     "torchvision:resnet18": (("conv1", "bn1", "layer1"), "layer2"),

@@ -1,5 +1,6 @@
 """Running commands in environments of their own."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -18,3 +19,14 @@ def clean_environment(**extra: str) -> dict[str, str]:
     """The environment without what would lead Python back to the source tree."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return kept | extra
+
+
+def run_script(script: Path, python: object, folder: Path) -> dict:
+    """Runs a script that ends by printing JSON, with the wheel unpacked in `folder` on the path.
+
+    Returns what it printed, of which "file" must be the package in that folder.
+    """
+    done = run(python, script, cwd=folder, env=clean_environment(PYTHONPATH=str(folder)))
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["file"].startswith(str(folder))
+    return printed

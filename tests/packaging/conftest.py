@@ -1,8 +1,9 @@
-"""One wheel, built once from the source tree, that every packaging test uses."""
+"""One wheel, built once from the source tree, and one other torch, for all packaging tests."""
 
 import os
 import resource
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,3 +46,17 @@ def unpacked(wheel, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("unpacked")
     shutil.unpack_archive(wheel.path, folder, "zip")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cpu_torch(tmp_path_factory) -> Path:
+    """The Python of an environment with an older torch, for CPUs, and torchvision as on PyPI."""
+    folder = tmp_path_factory.mktemp("cpu_torch")
+    run(sys.executable, "-m", "venv", folder)
+    python = folder / "bin" / "python"
+    packages = ["torch==2.13.0", "torchvision==0.28.0", "numpy"]
+    pip = [python, "-m", "pip", "install", "--quiet", *packages]
+    done = subprocess.run(pip, capture_output=True, text=True, env=clean_environment())
+    if done.returncode != 0:
+        pytest.skip(f"{packages} cannot be installed: {done.stderr.splitlines()[-1:]}")
+    return python

@@ -1,11 +1,23 @@
-"""What is said of a network of another library that is not there or does not fit."""
+"""What holds for the networks of all other libraries."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["check_strides", "require_name"]
+from torch import nn
+
+__all__ = ["check_strides", "keep_inputs", "require_name"]
+
+
+def keep_inputs(network: nn.Module) -> None:
+    """Lets activations write a map of their own where their gradient needs their input.
+
+    In place they copy it first; ReLU's gradient needs its output alone.
+    """
+    for module in network.modules():
+        if getattr(module, "inplace", False) and not isinstance(module, nn.ReLU | nn.Dropout):
+            setattr(module, "inplace", False)  # noqa: B010  # a module's attributes have no types
 
 
 def require_name(library: str, name: str, names: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrpn.models.backbones.named import check_strides, require_name
+from fastrpn.models.backbones.named import check_strides, keep_inputs, require_name
 
 __all__ = ["timm_input", "timm_network"]
 
@@ -50,10 +50,11 @@ def timm_network(
     network = timm.create_model(
         name, pretrained=False, features_only=True, out_indices=tuple(indices)
     )
-    resting = _needed(whole, name, list(places), freeze_below)
+    frozen = _needed(whole, name, list(places), freeze_below)
     for parameter_name, parameter in network.named_parameters():
-        parameter.requires_grad_(parameter_name not in resting)
-    _freeze_norms(network, None if norm == "frozen" else resting)
+        parameter.requires_grad_(parameter_name not in frozen)
+    _freeze_norms(network, None if norm == "frozen" else frozen)
+    keep_inputs(network)
     network.channels = tuple(network.feature_info.channels())
     network.strides = tuple(strides)
     network.classifier = f"timm:{name}"
@@ -109,13 +110,13 @@ def _needed(whole: nn.Module, name: str, strides: list[int], freeze_below: int) 
     return {n for n, g in zip(names, gradients, strict=True) if g is not None}
 
 
-def _freeze_norms(network: nn.Module, resting: set[str] | None) -> None:
-    """Fixes batch norms, those of the parameters that rest or all; timm's norms may contain the
+def _freeze_norms(network: nn.Module, frozen: set[str] | None) -> None:
+    """Fixes batch norms, those of the frozen parameters or all; timm's norms may contain the
     activation, so that timm must replace them."""
     from timm.layers.norm_act import freeze_batch_norm_2d
 
     for path, module in list(network.named_modules()):
         is_norm = hasattr(module, "running_var")
-        if is_norm and path and (resting is None or f"{path}.weight" in resting):
+        if is_norm and path and (frozen is None or f"{path}.weight" in frozen):
             parent, _, last = path.rpartition(".")
             network.get_submodule(parent).add_module(last, freeze_batch_norm_2d(module))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrpn.models.backbones.named import check_strides, require_name
+from fastrpn.models.backbones.named import check_strides, keep_inputs, require_name
 from fastrpn.models.backbones.resnet import FrozenBatchNorm2d
 
 __all__ = ["TorchvisionNetwork", "torchvision_input"]
@@ -52,7 +52,7 @@ class TorchvisionNetwork(nn.Module):
         self.channels = tuple(ends[stride][1] for stride in strides)
         self._ends = tuple(ends[stride][0] for stride in strides)
         self._paths = tuple(layers)[: self._ends[-1] + 1]
-        resting = 0
+        frozen_layers = 0
         if freeze_below > 1:
             if 2 ** (freeze_below - 1) not in ends:
                 raise ValueError(
@@ -60,11 +60,12 @@ class TorchvisionNetwork(nn.Module):
                     f"{2 ** (freeze_below - 1)} that would end stage {freeze_below - 1}, only of "
                     f"{', '.join(map(str, ends))}"
                 )
-            resting = ends[2 ** (freeze_below - 1)][0] + 1
+            frozen_layers = ends[2 ** (freeze_below - 1)][0] + 1
         for number, path in enumerate(self._paths):
-            layer = layers[path].train().requires_grad_(number >= resting)
-            is_frozen = norm == "frozen" or number < resting
+            layer = layers[path].train().requires_grad_(number >= frozen_layers)
+            is_frozen = norm == "frozen" or number < frozen_layers
             self._add(path, _with_frozen_norms(layer) if is_frozen else layer)
+        keep_inputs(self)
         self.last_layers = tuple(classifier.state_dict().keys() - self.state_dict().keys())
 
     def forward(self, images: Tensor) -> list[Tensor]:
