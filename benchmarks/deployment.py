@@ -22,8 +22,7 @@ from fastrpn.deployment import ExportedModel, export
 from fastrpn.models import FasterRCNN, faster_rcnn
 from fastrpn.models.checkpoint import load_model
 from fastrpn.models.config import ModelConfig
-from tests.deployment.detectors import MODELS, images_of_mixed_sizes, trimmed, unmatched
-from tests.deployment.runtimes import openvino
+from tests.deployment.detectors import MODELS, images_of_mixed_sizes, unmatched
 
 FORMATS = {"torch": "torch", "aoti": "aoti", "onnxruntime": "onnx", "openvino": "onnx"}
 RUNTIMES = tuple(FORMATS)  # the format of each
@@ -62,10 +61,7 @@ def run_exported(model: FasterRCNN, runtime: str, folder: Path, **size: int) -> 
 
 def open_exported(path: Path, runtime: str) -> Detect:
     """An image -> its detections."""
-    if runtime == "openvino":
-        compiled = openvino(path)
-        return lambda image: trimmed(*compiled(image))
-    opened = ExportedModel(path)
+    opened = ExportedModel(path, runtime="openvino" if runtime == "openvino" else "onnxruntime")
 
     def detect(image: Tensor) -> dict[str, Tensor]:
         with torch.inference_mode():

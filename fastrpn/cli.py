@@ -14,7 +14,6 @@ from typing import NoReturn
 from fastrpn._extras import require
 from fastrpn._version import __version__
 from fastrpn.info import show
-from fastrpn.memory import keep_freed_memory
 
 COMMANDS = {
     "demo": "find faces, train on photographs, evaluate, draw what is found",
@@ -44,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         require("train")
         from fastrpn.commands import CycloptsError, NonFiniteLossError, WorkerKilledError, run
+        from fastrpn.memory import keep_freed_memory
     except ImportError as error:
         _exit(error, 2, debug)
     keep_freed_memory()

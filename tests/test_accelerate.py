@@ -29,13 +29,18 @@ def build(name: str) -> torch.nn.Module:
     return model.eval()
 
 
-def assert_same(ours, wanted, rtol: float = 1e-5, atol: float = 5e-4) -> None:
-    """The default tolerances allow for RoI Align's sums in another order."""
+def assert_same(ours, wanted, rtol: float = 1e-5, atol: float = 1e-4) -> None:
+    """The default tolerances allow for RoI Align's sums in another order.
+
+    Masks are pasted at boxes that differ by 3e-5 pixels, and edges of random ones are steep: 1.5e-4
+    with AVX2, where torchvision's float32 and its float64 differ by 0.6.
+    """
     assert len(ours) == len(wanted)
     for mine, theirs in zip(ours, wanted, strict=True):
         assert len(theirs["boxes"]) > 10
         for key in theirs:
-            torch.testing.assert_close(mine[key], theirs[key], rtol=rtol, atol=atol)
+            bound = 2 * atol if key == "masks" else atol
+            torch.testing.assert_close(mine[key], theirs[key], rtol=rtol, atol=bound)
 
 
 def implementations() -> str:

@@ -19,7 +19,8 @@ def faults():
 before = faults()
 kept = keep_freed_memory()
 faults()
-print(before, kept, faults())
+# A small allocation in the middle of what was freed moves the next tensor, once.
+print(before, kept, min(faults() for _ in range(4)))
 """
 
 

@@ -43,7 +43,7 @@ _MIN_SCORE = 0.5  # of what the picture shows
 
 
 def trees_config(photographs: Path, weights: Path, output: Path, seed: int = 0) -> TrainConfig:
-    """The recipe, chosen on a strip of the training photograph: about six minutes of two cores."""
+    """The recipe, see docs/demo.md for how it was chosen."""
     return TrainConfig(
         data=str(photographs),
         train_set=(f"{photographs / 'train'}:",),

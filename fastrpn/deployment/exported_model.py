@@ -49,6 +49,8 @@ class ExportedModel:
         device: str | torch.device = "cpu",
         runtime: str = "onnxruntime",
     ) -> None:
+        if runtime not in _ONNX_RUNTIMES:
+            raise ValueError(f"runtime must be one of {', '.join(_ONNX_RUNTIMES)}, got {runtime!r}")
         self.path = Path(path)
         if not self.path.is_file():
             raise ValueError(f"exported model {path}: no such file")

@@ -9,7 +9,6 @@ hundredth of a pixel and scores in the fifth digit.
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -73,11 +72,11 @@ def _fuse_box_head(twin: Any, image: Tensor, dtype: torch.dtype) -> None:
         head.box_head = fuse(head.box_head, pooled.clone(), dtype)
 
 
-class FusedPyramid(nn.Module):
-    """:class:`~fastrpn.models.backbones.FeaturePyramid`; adds without enlarging the coarser map."""
+class FusedPyramid(FeaturePyramid):
+    """A pyramid of fused convolutions; adds without enlarging the coarser map."""
 
     def __init__(self, pyramid: FeaturePyramid, dtype: torch.dtype) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # with the convolutions of another pyramid
         self.extra_level = pyramid.extra_level
         self.inner_blocks = nn.ModuleList(
             FusedConv2d(cast(nn.Conv2d, conv), dtype=dtype) for conv in pyramid.inner_blocks
@@ -86,36 +85,15 @@ class FusedPyramid(nn.Module):
             FusedConv2d(cast(nn.Conv2d, conv), dtype=dtype) for conv in pyramid.layer_blocks
         )
 
-    def forward(self, features: Sequence[Tensor]) -> OrderedDict[str, Tensor]:
-        """Maps [B, C_i, H_i, W_i], finest first -> "0", "1", ... of the same sizes, "pool"."""
-        top_down = None
-        levels = []
-        for feature, inner, layer in zip(
-            reversed(features),
-            reversed(self.inner_blocks),
-            reversed(self.layer_blocks),
-            strict=True,
-        ):
-            lateral = inner(feature)
-            if top_down is not None:
-                _add_enlarged(lateral, top_down)
-            top_down = lateral
-            levels.append(layer(top_down))
-        levels.reverse()
-        found = OrderedDict((str(i), level) for i, level in enumerate(levels))
-        if self.extra_level:
-            found["pool"] = F.max_pool2d(levels[-1], kernel_size=1, stride=2)
-        return found
-
-
-def _add_enlarged(fine: Tensor, coarse: Tensor) -> None:
-    """Adds to a map the nearest of a coarser one, in place."""
-    height, width = coarse.shape[2:]
-    if fine.shape[2:] != (2 * height, 2 * width):
-        fine.add_(F.interpolate(coarse, size=fine.shape[2:]))
-        return
-    cells = fine.unflatten(3, (width, 2)).unflatten(2, (height, 2))
-    cells.add_(coarse[:, :, :, None, :, None])
+    @staticmethod
+    def add_enlarged(fine: Tensor, coarse: Tensor) -> Tensor:
+        """The same, without the enlarged map where each side is exactly doubled."""
+        height, width = coarse.shape[2:]
+        if fine.shape[2:] != (2 * height, 2 * width):
+            return FeaturePyramid.add_enlarged(fine, coarse)
+        cells = fine.unflatten(3, (width, 2)).unflatten(2, (height, 2))
+        cells.add_(coarse[:, :, :, None, :, None])
+        return fine
 
 
 class FusedRPNHead(nn.Module):

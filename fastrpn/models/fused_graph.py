@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from fastrpn.models.backbones.resnet import norm_as_scale
 from fastrpn.models.convolution import Conv2d, SampledConv2d
 from fastrpn.models.fused_convolution import (
     ACTIVATIONS,
@@ -23,7 +24,7 @@ from fastrpn.models.fused_convolution import (
 )
 from fastrpn.models.structures import list_of_maps
 
-__all__ = ["fuse", "norm_as_scale"]
+__all__ = ["fuse"]
 
 _CONVOLUTIONS = (nn.Conv2d, Conv2d, SampledConv2d)  # others may change their weights or padding
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -54,16 +55,6 @@ def fuse(network: nn.Module, example: Tensor, dtype: torch.dtype) -> nn.Module:
     tolerance = 1e-3 if dtype == torch.float32 else 0.1
     equal = all(_nearly_equal(a, b, tolerance) for a, b in zip(found, expected, strict=True))
     return graph if equal else network
-
-
-def norm_as_scale(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """What a batch norm in evaluation mode multiplies by and adds, [C]."""
-    mean, var, weight, bias = (
-        getattr(norm, name) for name in ("running_mean", "running_var", "weight", "bias")
-    )
-    scale = (var + norm.eps).rsqrt()
-    scale = scale if weight is None else weight * scale
-    return scale, (-mean * scale if bias is None else bias - mean * scale)
 
 
 class _Match(NamedTuple):

@@ -269,6 +269,11 @@ def test_a_network_that_pads_by_size_of_a_fixed_one(format, tmp_path):
     assert sum(map(unmatched, ExportedModel(path)(images), expected)) == 0
 
 
+def test_an_unknown_runtime_is_refused(exported):
+    with pytest.raises(ValueError, match="runtime must be one of onnxruntime, openvino, got 'trt'"):
+        ExportedModel(exported("onnx"), runtime="trt")
+
+
 def test_files_that_are_no_exported_model(tiny, exported, tmp_path):
     broken = tmp_path / "broken.pt2"
     broken.write_bytes(exported("torch").read_bytes()[:1000])

@@ -137,21 +137,26 @@ def run(code: str) -> str:
 
 @pytest.mark.parametrize("call", TOO_LARGE)
 def test_memory_that_runs_out_raises_and_leaks_nothing(call):
-    """100 times; torch's RuntimeError, or Python's MemoryError for memory that is no tensor."""
+    """100 times; torch's RuntimeError, or Python's MemoryError for memory that is no tensor.
+
+    A leak grows in every hundred of calls; what libraries keep for themselves does not.
+    """
     out = run(f"""
-kinds = set()
-for repetition in range(121):
+kinds, used = set(), []
+for repetition in range(321):
     try:
         {TOO_LARGE[call]}
     except (RuntimeError, MemoryError) as error:
         kinds.add((type(error).__name__, str(error).split(chr(10))[0]))
-    if repetition == 20:  # the allocator of C keeps some pages at first
-        before = pages("VmRSS")
-print(pages("VmRSS") - before < 2**21, len(kinds), *kinds)
+    if repetition % 100 == 20:  # the allocator of C keeps some pages at first
+        used.append(pages("VmRSS"))
+print(min(after - before for before, after in zip(used, used[1:])), len(kinds), *kinds)
 assert ops.nms(few, few[:, 0], 0.5).tolist() == [0]
 """)
-    assert out.startswith("True 1 "), out
-    assert "memory" in out or "alloc" in out, out
+    leaked, kinds, message = out.split(maxsplit=2)
+    assert int(leaked) < 2**19, out
+    assert kinds == "1", out
+    assert "memory" in message or "alloc" in message, out
 
 
 def test_any_allocation_may_fail():

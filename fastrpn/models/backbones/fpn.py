@@ -46,15 +46,18 @@ class FeaturePyramid(nn.Module):
             strict=True,
         ):
             lateral = inner(feature)
-            if top_down is not None:
-                lateral = lateral.add_(F.interpolate(top_down, size=lateral.shape[-2:]))
-            top_down = lateral
+            top_down = lateral if top_down is None else self.add_enlarged(lateral, top_down)
             outputs.append(layer(top_down))
         outputs.reverse()
         levels = OrderedDict((str(i), output) for i, output in enumerate(outputs))
         if self.extra_level:
             levels["pool"] = F.max_pool2d(outputs[-1], kernel_size=1, stride=2)
         return levels
+
+    @staticmethod
+    def add_enlarged(fine: Tensor, coarse: Tensor) -> Tensor:
+        """Adds to a map the nearest of a coarser one, in place."""
+        return fine.add_(F.interpolate(coarse, size=fine.shape[-2:]))
 
 
 class BackboneWithFPN(nn.Module):

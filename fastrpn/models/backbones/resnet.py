@@ -38,8 +38,7 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
+        scale, shift = norm_as_scale(self)
         return x * scale[:, None, None] + shift[:, None, None]
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
@@ -48,6 +47,16 @@ class FrozenBatchNorm2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}"
+
+
+def norm_as_scale(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """What a norm of fixed statistics multiplies by and adds, [C]; a batch norm, in evaluation."""
+    fixed: Any = norm  # all such norms have the same names
+    scale = (fixed.running_var + fixed.eps).rsqrt()
+    if fixed.weight is None:  # a batch norm that is not affine
+        return scale, -fixed.running_mean * scale
+    scale = fixed.weight * scale
+    return scale, fixed.bias - fixed.running_mean * scale
 
 
 def conv_norm(x: Tensor, conv: Conv2d, norm: nn.Module) -> Tensor:
@@ -61,9 +70,7 @@ def conv_norm(x: Tensor, conv: Conv2d, norm: nn.Module) -> Tensor:
         return norm(conv(x))
     if not isinstance(norm, FrozenBatchNorm2d) and (norm.training or x.is_contiguous()):
         return norm(conv(x))
-    fixed = cast(FrozenBatchNorm2d, norm)  # or a batch norm in evaluation, which has the same names
-    scale = fixed.weight * (fixed.running_var + fixed.eps).rsqrt()
-    shift = fixed.bias - fixed.running_mean * scale
+    scale, shift = norm_as_scale(norm)
     weight = conv.weight * scale[:, None, None, None]
     return conv._conv_forward(x, weight, shift)
 
