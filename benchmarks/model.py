@@ -36,6 +36,7 @@ from fastrpn.models.checkpoint import load_model
 
 CLASSES = 91
 LAYOUT = "fastrpn channels_last"  # also where training would choose the other layout
+COMPILED = "fastrpn compiled"  # by Inductor
 BF16 = " bf16"  # behind a library's name: the same under autocast
 SHARE = "behind the backbone, no product"
 SIZES = {"150x200": (150, 200), "600x800": (600, 800), "800x1333 (default)": (800, 1333)}
@@ -148,7 +149,12 @@ def inference(work: str, rounds: int, bf16: bool, clock: Callable[[], float]) ->
 
 
 def training(
-    work: str, rounds: int, bf16: bool, clock: Callable[[], float], layouts: bool = False
+    work: str,
+    rounds: int,
+    bf16: bool,
+    clock: Callable[[], float],
+    layouts: bool = False,
+    compiled: bool = False,
 ) -> dict:
     """Times a step of fine-tuning with one image: losses, gradients and the update."""
     models = {name: model.train() for name, model in build_pair(SIZES[work], True).items()}
@@ -176,7 +182,16 @@ def training(
         with patch("fastrpn.models.faster_rcnn.training_layout", lambda _: torch.channels_last):
             step("fastrpn")
 
+    losses_compiled = torch.compile(models["fastrpn"].losses, fullgraph=True)  # at its first call
+
+    def step_compiled(dtype: torch.dtype | None) -> None:
+        with patch.object(models["fastrpn"], "losses", losses_compiled):
+            step("fastrpn", dtype)
+
     candidates = with_bf16(models, bf16, lambda name, dtype: partial(step, name, dtype))
+    if compiled:
+        names = {COMPILED: models["fastrpn"]}
+        candidates |= with_bf16(names, bf16, lambda _, dtype: partial(step_compiled, dtype))
     if layouts:
         candidates[LAYOUT] = step_in_channels_last
     return _row("training step", work, take_turns(candidates, rounds, clock))
@@ -237,6 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--layouts", action="store_true", help="training in channels_last as well, on every CPU"
     )
+    parser.add_argument("--compiled", action="store_true", help="Inductor's training step, too")
     parser.add_argument("--checkpoint", type=Path, help="of a trained model: AP in both precisions")
     parser.add_argument("--data", type=Path, help="VOC layout, for --checkpoint; else synthetic")
     parser.add_argument(
@@ -246,7 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
     clock = time.process_time if options.cpu_time else time.perf_counter
     console = Console()
     rows = []
-    trains = partial(training, layouts=options.layouts)
+    trains = partial(training, layouts=options.layouts, compiled=options.compiled)
     for name, measure in (("inference", inference), ("training", trains)):
         for work in options.sizes:
             with console.status(f"{name}, {work}"):

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from cyclopts import App, CycloptsError, Parameter
+from rich.progress import track
+from torch import Tensor
 
 from fastrpn import distributed
 from fastrpn.analysis import markdown_table, proposal_recall
@@ -28,9 +30,10 @@ from fastrpn.evaluation.evaluate import detect_all, evaluate_detections
 from fastrpn.evaluation.report import print_metrics, write_json
 from fastrpn.evaluation.validation_loss import validation_losses
 from fastrpn.files import require_writable
-from fastrpn.images import write_image
+from fastrpn.images import IMAGE_SUFFIXES, image_to_tensor, read_image, write_image
 from fastrpn.inference import Predictor
 from fastrpn.inference.detect import detect_files
+from fastrpn.inference.media import list_media
 from fastrpn.inference.propose import propose_dataset
 from fastrpn.inference.tiled import TiledDetector
 from fastrpn.models.anchors import cell_anchors
@@ -401,6 +404,7 @@ def export_command(
     width: int | None = None,
     batch: int | None = None,
     transform: bool = True,
+    int8: Path | None = None,
 ) -> None:
     """Write a model to a file that other programs run.
 
@@ -415,6 +419,8 @@ def export_command(
         width: of the images, pixels; any without it.
         batch: images in one pass, all of one size; without it, one image.
         transform: normalise, resize and pad in the model; without it, its caller has to.
+        int8: folder of pictures like those to come; up to a hundred of them calibrate the layers,
+            which then compute in 8 bits (onnx).
     """
     path = export(
         checkpoint,
@@ -424,8 +430,17 @@ def export_command(
         width=width,
         batch=batch,
         transform=transform,
+        int8=None if int8 is None else _calibration_images(int8),
     )
     print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _calibration_images(folder: Path, most: int = 100) -> Iterator[Tensor]:
+    pictures = [file for file in list_media([folder]) if file.suffix.lower() in IMAGE_SUFFIXES]
+    number = min(most, len(pictures))
+    chosen = [pictures[i * len(pictures) // number] for i in range(number)]
+    for picture in track(chosen, "calibrating"):
+        yield image_to_tensor(read_image(picture, exif=True))
 
 
 @app.command(name="export-weights")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fastrpn._extras import require
+from fastrpn.deployment.int8 import quantize
 from fastrpn.deployment.metadata import Metadata
 from fastrpn.deployment.program import DetectionProgram, InputSize, trace
 from fastrpn.deployment.writers import write_aoti, write_onnx, write_torch
@@ -39,6 +40,7 @@ def export(
     batch: int | None = None,
     transform: bool = True,
     classes: Sequence[str] | None = None,
+    int8: Iterable[Tensor] | None = None,
 ) -> Path:
     """Writes a detector to a file that runs without its Python code.
 
@@ -60,6 +62,8 @@ def export(
         transform: whether normalising, resizing and padding are part of it; if not, it takes what
             ``model.prepare`` makes of images, and boxes are in pixels of that.
         classes: names of a model's classes, without the background; a file of a training has them.
+        int8: images to calibrate with, RGB [3, H, W] in 0..1, about a hundred: layers then compute
+            in 8 bits, see :func:`fastrpn.deployment.int8.quantize`. Format "onnx" alone.
 
     Returns:
         the path.
@@ -68,7 +72,8 @@ def export(
         TypeError: ``model`` is none.
         ValueError: an unknown format, another suffix, a size below 1, a size without transform that
             is no multiple of ``size_divisible``, a free size for a network with timm's "same"
-            padding, a model that cannot be exported, such as one with soft-NMS.
+            padding, ``int8`` without images or for another format, a model that cannot be exported,
+            such as one with soft-NMS.
         ImportError: a package that the format needs is not installed.
 
     Example::
@@ -87,8 +92,11 @@ def export(
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     if not isinstance(model, FasterRCNN | str | Path):
         raise TypeError(f"model must be a FasterRCNN or a path, got {type(model).__name__}")
+    if int8 is not None and (format != "onnx" or not transform):
+        raise ValueError(f"int8 takes format onnx with its transform, got {format}, {transform=}")
     if format == "onnx":
-        require("export", "onnx", "onnxscript")
+        runtime = [] if int8 is None else ["onnxruntime"]  # whose tool quantizes
+        require("export", "onnx", "onnxscript", *runtime)
     if isinstance(model, FasterRCNN):
         names = name_classes(model.num_classes, classes)
     elif classes is None:
@@ -116,6 +124,8 @@ def export(
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"the model cannot be exported as {format}: {reason}") from error
+        if int8 is not None:
+            quantize(temporary, int8, size)
     return path
 
 

@@ -56,7 +56,8 @@ class Predictor:
             is; "fused" on a CPU a faster copy of it; "compiled" by AOTInductor, "onnxruntime",
             "openvino" the exported model, which is made once, in seconds to minutes, and kept in
             ``$FASTRPN_CACHE`` or ``~/.cache/fastrpn``; "auto" is "fused" where that is possible,
-            else "eager". An exported file is run as it is.
+            else "eager". An exported file is run as it is; of ONNX files "auto" is "onnxruntime",
+            and "openvino" may be asked for.
 
     Attributes:
         classes: names, "__background__" first; a detection's label is an index into them.
@@ -66,7 +67,7 @@ class Predictor:
             ``precision`` or ``nms``, ``cuda_graph`` on a device that is no GPU or with soft-NMS, a
             bad checkpoint, another number of ``classes`` than the model's, a ``tile`` below 1 or an
             ``overlap`` outside [0, 1). Of an exported model: a ``score_threshold`` lower than its
-            own, a ``precision``, an ``nms``, ``cuda_graph`` or a ``backend``, which are settled. An
+            own, a ``precision``, an ``nms``, ``cuda_graph``, a ``backend`` that does not run it. An
             unknown ``backend``, or one that cannot run the model.
         ImportError: the backend's runtime is not installed.
 
@@ -108,9 +109,11 @@ class Predictor:
         self.precision = precision
         self.detect: Callable[[list[Tensor]], list[Detection]]
         if not isinstance(checkpoint, FasterRCNN) and is_exported(checkpoint):
-            model = ExportedModel(checkpoint, local_device(device))
-            if backend != "auto":
-                raise ValueError(f"backend {backend}: {model.path} was exported already")
+            runtimes = ("onnxruntime", "openvino") if Path(checkpoint).suffix == ".onnx" else ()
+            if backend not in ("auto", *runtimes):
+                raise ValueError(f"backend {backend}: {checkpoint} was exported already")
+            runtime = "onnxruntime" if backend == "auto" else backend
+            model = ExportedModel(checkpoint, local_device(device), runtime)
             self._use_exported(model, cuda_graph, nms)
             if tile is not None:
                 self.detect = TiledDetector(model, tile, overlap, batch_size=batch_size)

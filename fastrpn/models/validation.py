@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_images", "check_proposals", "check_targets"]
+__all__ = ["check_image", "check_images", "check_proposals", "check_targets"]
 
 
 def check_images(images: Sequence[Tensor] | Tensor) -> None:
@@ -18,12 +18,17 @@ def check_images(images: Sequence[Tensor] | Tensor) -> None:
     if len(images) == 0:
         raise ValueError("images is empty")
     for i, image in enumerate(images):
-        if not isinstance(image, Tensor):
-            raise TypeError(f"images[{i}] must be a tensor, got {type(image).__name__}")
-        if image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
-            raise ValueError(f"images[{i}] must be [3, H, W], got shape {tuple(image.shape)}")
-        if not image.is_floating_point():
-            raise TypeError(f"images[{i}] must be floating point in 0..1, got {image.dtype}")
+        check_image(image, f"images[{i}]")
+
+
+def check_image(image: Tensor, name: str) -> None:
+    """Raises TypeError or ValueError unless an image is a floating [3, H, W] tensor."""
+    if not isinstance(image, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(image).__name__}")
+    if image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise ValueError(f"{name} must be [3, H, W], got shape {tuple(image.shape)}")
+    if not image.is_floating_point():
+        raise TypeError(f"{name} must be floating point in 0..1, got {image.dtype}")
 
 
 def check_proposals(proposals: Sequence[Tensor], images: Sequence[Tensor]) -> None:
