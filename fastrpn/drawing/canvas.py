@@ -76,8 +76,8 @@ def draw_box(
     """Outlines an xyxy box along its edges, in place; a dark halo tells it from like colours."""
     x1, y1, x2, y2 = pixel_box(box)
     if halo:
-        cv2.rectangle(image, (x1, y1), (x2 - 1, y2 - 1), BLACK, thickness + 2, cv2.LINE_AA)
-    cv2.rectangle(image, (x1, y1), (x2 - 1, y2 - 1), colour, thickness, cv2.LINE_AA)
+        cv2.rectangle(image, (x1, y1), (x2 - 1, y2 - 1), BLACK, thickness + 2)
+    cv2.rectangle(image, (x1, y1), (x2 - 1, y2 - 1), colour, thickness)
 
 
 def tag_box(image: np.ndarray, box: Sequence[float], colour: Colour, text: str) -> None:
@@ -89,7 +89,8 @@ def tag_box(image: np.ndarray, box: Sequence[float], colour: Colour, text: str) 
 
 def pixel_box(box: Sequence[float]) -> list[int]:
     """Rounded coordinates; far outside any picture they are cut, since OpenCV takes int32."""
-    return np.clip(np.nan_to_num(np.asarray(box, float)), -1e5, 1e5).round().astype(int).tolist()
+    values = box.tolist() if isinstance(box, np.ndarray) else map(float, box)  # NumPy is slow at 4
+    return [0 if v != v else round(min(max(v, -1e5), 1e5)) for v in values]
 
 
 def draw_tag(image: np.ndarray, text: str, corner: tuple[int, int], colour: Colour) -> None:
