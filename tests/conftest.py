@@ -1,7 +1,5 @@
 """Fixtures for tests of the CPU kernels, whose results depend on neither SIMD level nor threads."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,14 +8,18 @@ from fastrpn._library import core, set_simd_level
 SHARED = ("deployment", "packaging")  # folders whose tests share what takes long to build
 
 
-def pytest_collection_modifyitems(config, items):
-    """Processes that share the tests (pytest -n) take whole files, or such folders."""
-    if not config.pluginmanager.has_plugin("xdist"):
-        return
-    here = Path(__file__).parent
-    for item in items:
-        name = item.path.relative_to(here).parts[0]
-        item.add_marker(pytest.mark.xdist_group(name if name in SHARED else str(item.path)))
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Processes that share the tests (pytest -n 2) take whole files, or such folders."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            folder = file.split("/")[1]
+            return folder if folder in SHARED else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(params=["generic", "avx2", "avx512"])
