@@ -16,6 +16,7 @@ from fastrpn.models.validation import check_image
 __all__ = ["quantize"]
 
 _LAYERS = ["Conv", "Gemm", "MatMul"]
+_LAST = ("rpn.head.cls_logits", "rpn.head.bbox_pred", "box_predictor")  # in the weights' names
 
 
 def quantize(path: Path, images: Iterable[Tensor], size: InputSize) -> None:
@@ -24,7 +25,8 @@ def quantize(path: Path, images: Iterable[Tensor], size: InputSize) -> None:
     Weights get a scale for each output channel, what enters a layer one scale and zero point, from
     the least and greatest value that it has on the images (Jacob et al., 2018, section 2). The file
     stays standard ONNX: QuantizeLinear and DequantizeLinear around each layer, which onnxruntime
-    and OpenVINO fuse. Proposals, pooling and suppression stay in float32.
+    and OpenVINO fuse. The first convolution and the layers that give logits and deltas stay in
+    float32, as is usual (Choi et al., 2018, section 5), and so do proposals, pooling, suppression.
 
     Args:
         path: of :func:`~fastrpn.deployment.export`, "onnx".
@@ -34,6 +36,7 @@ def quantize(path: Path, images: Iterable[Tensor], size: InputSize) -> None:
     Raises:
         TypeError, ValueError: no image, or something that is none.
     """
+    import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -42,6 +45,8 @@ def quantize(path: Path, images: Iterable[Tensor], size: InputSize) -> None:
     if first is None:
         raise ValueError("int8 must be images to calibrate with, got none")
     quant_pre_process(path, path, skip_symbolic_shape=True)
+    layers = [node for node in onnx.load(path).graph.node if node.op_type in _LAYERS]
+    last = [node for node in layers if any(name in key for key in node.input for name in _LAST)]
     quantize_static(
         path,
         path,
@@ -51,6 +56,7 @@ def quantize(path: Path, images: Iterable[Tensor], size: InputSize) -> None:
         activation_type=QuantType.QUInt8,  # times a signed weight: what VNNI multiplies
         weight_type=QuantType.QInt8,
         op_types_to_quantize=_LAYERS,
+        nodes_to_exclude=[node.name for node in (layers[0], *last)],
     )
 
 
