@@ -249,14 +249,19 @@ def _roi_align(
 
     if roi_levels is None:
         return pool(0, rois)
-    # Each level pools its own RoIs, which then return to their places.
-    shape = op.Concat(op.Shape(rois, end=1), op.Shape(inputs[0], start=1, end=2), axis=0)
-    output = op.Expand(_float(0.0), op.Concat(shape, _ints(height, width), axis=0))
+    # Each level pools its own RoIs, which then return to their places; those of no level are zeros.
+    places, pooled = [], []
     for level in range(len(inputs)):
-        place = op.Transpose(op.NonZero(op.Equal(roi_levels, op.Cast(level, to=TensorProto.INT32))))
-        pooled = pool(level, op.GatherND(rois, place))
-        output = op.ScatterND(output, place, pooled)
-    return output
+        is_here = op.Equal(roi_levels, op.Cast(level, to=TensorProto.INT32))
+        places.append(op.Transpose(op.NonZero(is_here)))
+        pooled.append(pool(level, op.GatherND(rois, places[-1])))
+    channels = op.Shape(inputs[0], start=1, end=2)
+    zeros = op.Expand(_float(0.0), op.Concat(_ints(1), channels, _ints(height, width), axis=0))
+    place = op.Concat(*places, axis=0)
+    count = op.Squeeze(op.Shape(place, end=1))  # where the zeros are
+    rows = op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
+    back = op.ScatterND(op.Expand(count, op.Shape(rois, end=1)), place, rows)
+    return op.Gather(op.Concat(*pooled, zeros, axis=0), back, axis=0)
 
 
 def _roi_pool(
