@@ -89,7 +89,7 @@ def tag_box(image: np.ndarray, box: Sequence[float], colour: Colour, text: str) 
 
 def pixel_box(box: Sequence[float]) -> list[int]:
     """Rounded coordinates; far outside any picture they are cut, since OpenCV takes int32."""
-    values = box.tolist() if isinstance(box, np.ndarray) else map(float, box)  # NumPy is slow at 4
+    values = [float(value) for value in box]  # NumPy would take longer for four
     return [0 if v != v else round(min(max(v, -1e5), 1e5)) for v in values]
 
 

@@ -123,7 +123,7 @@ def test_box_iou():
         assert torch.equal(iou[:, rows], reference.box_iou(boxes, boxes[rows]))
 
 
-@needs(5)
+@needs(10)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_large_map(layout):
     shape = (1, 8, 17_000, 17_000)
