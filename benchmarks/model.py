@@ -228,12 +228,13 @@ def change_of_ap(checkpoint: Path, data: Path | None, images: int = 300) -> dict
 
 def tables(rows: list[dict]) -> list[str]:
     """Totals of all rows, and the stages of the rows that have them."""
+    names = list(dict.fromkeys(name for row in rows for name in row["milliseconds"]))
     lines = []
     for row in rows:
-        of_torchvision = row["milliseconds"]["torchvision"]
-        cells = (f"{ms:.0f}, {of_torchvision / ms:.2f}×" for ms in row["milliseconds"].values())
-        lines.append([row["what"], row["work"], *cells])
-    header = ["milliseconds, times faster than torchvision", "image", *rows[0]["milliseconds"]]
+        times = row["milliseconds"]
+        cells = {name: f"{ms:.0f}, {times['torchvision'] / ms:.2f}×" for name, ms in times.items()}
+        lines.append([row["what"], row["work"], *(cells.get(name, "") for name in names)])
+    header = ["milliseconds, times faster than torchvision", "image", *names]
     found = [table(header, lines, padded=True)]
     for row in (row for row in rows if "stages" in row):
         stages = row["stages"].values()
