@@ -18,6 +18,7 @@ from benchmarks.environment import cpu_name
 from benchmarks.tables import table
 from fastrpn.data import open_dataset
 from fastrpn.data.tiles import Tiles
+from fastrpn.demo.trees import TILE
 from fastrpn.deployment import ExportedModel, export
 from fastrpn.models import FasterRCNN, faster_rcnn
 from fastrpn.models.checkpoint import load_model
@@ -96,20 +97,19 @@ def same_size_in_floats(config: ModelConfig, height: int, width: int) -> bool:
     return sizes[0] == sizes[1]
 
 
-def pictures_of_demo(folder: Path, number: int) -> list[Tensor]:
-    """Images of mixed sizes: shapes, or cut out of the other place of trees."""
+def pictures_of_demo(folder: Path, number: int) -> tuple[list[Tensor], dict[str, int]]:
+    """Shapes of mixed sizes; or tiles of the other place of trees, and their size, since a network
+    with timm's "same" padding is exported for one size."""
     if not (folder / "photographs").exists():
-        return images_of_mixed_sizes(number, folder / "data/JPEGImages")
-    tiles = Tiles(open_dataset(folder / "photographs/test", ""), 400, 0.2)
-    sizes = torch.randint(150, 401, (number, 2), generator=torch.Generator().manual_seed(0))
-    return [
-        tiles[index * len(tiles) // number][0][:, :height, :width]
-        for index, (height, width) in enumerate(sizes.tolist())
-    ]
+        return images_of_mixed_sizes(number, folder / "data/JPEGImages"), {}
+    tiles = Tiles(open_dataset(folder / "photographs/test", ""), TILE, 0.4)
+    number = min(number, len(tiles))
+    images = [tiles[index * len(tiles) // number][0] for index in range(number)]
+    return images, {"height": TILE, "width": TILE}
 
 
 def detections_rows(
-    models: dict[str, FasterRCNN], runtimes: list[str], images: list[Tensor]
+    models: dict[str, FasterRCNN], runtimes: list[str], images: list[Tensor], **size: int
 ) -> Iterator[list[object]]:
     """Unmatched detections of each runtime, seconds to export, megabytes."""
     yield [
@@ -121,7 +121,7 @@ def detections_rows(
         cells, found = [], {}
         with TemporaryDirectory() as folder:
             for runtime in runtimes:
-                detect, cost = run_exported(model, runtime, Path(folder))
+                detect, cost = run_exported(model, runtime, Path(folder), **size)
                 found[runtime] = compare(model, runtime, detect, images)
                 seconds = f"{cost.export:.0f}" if cost.export > 1 else "the same file"
                 cells += [f"{found[runtime].unmatched}, {seconds}, {cost.megabytes:.1f}"]
@@ -180,18 +180,19 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true", help="measure times, too")
     options = parser.parse_args()
     print(f"{torch.get_num_threads()} threads of {cpu_name()}, torch {torch.__version__}")
-    trained = {}
+    trained, size = {}, {}
     if options.trained:
         trained = {"the demo's, trained": load_model(options.trained / "model/last.pt")[0]}
-        pictures = pictures_of_demo(options.trained, options.images)
-        show(detections_rows(trained, options.runtimes, pictures))
+        pictures, size = pictures_of_demo(options.trained, options.images)
+        show(detections_rows(trained, options.runtimes, pictures, **size))
     if options.models:
         models = {name: MODELS[name]() for name in options.models}
         noise = images_of_mixed_sizes(options.images)
         show(detections_rows(models, options.runtimes, noise))
     if options.speed:
         full = {"resnet50_fpn": faster_rcnn("resnet50_fpn", 91).eval()}
-        show(speed_rows(trained | full, options.runtimes, 480, 640))
+        of_any_size = {} if size else trained
+        show(speed_rows(of_any_size | full, options.runtimes, 480, 640))
 
 
 if __name__ == "__main__":
