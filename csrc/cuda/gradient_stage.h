@@ -18,13 +18,16 @@ namespace fastrpn {
 constexpr int kScan = 4;                         // RoIs a thread looks at between two barriers
 constexpr int kQueue = kScan * 32 * kMostWarps;  // RoIs that wait
 constexpr int kGroup = 64;                       // of which so many have their bins counted at once
-constexpr int kBlocksAtOnce = 3;                 // on a multiprocessor, of the largest: 80 registers a thread
 constexpr int kTurns = 4;                        // bins that a warp adds at once
-// Of a block that sums in type C: bins staged at once, and loads of a thread in flight, of each array.
+// Of blocks that sum in type C. Bins staged at once:
 template <typename C>
 constexpr int kStage = 256 / int(sizeof(C));
+// Loads of a thread in flight, of each array:
 template <typename C>
 constexpr int kAhead = 32 / int(sizeof(C));
+// The largest that a multiprocessor should hold, which leaves 80 registers a thread, or 128:
+template <typename C>
+constexpr int kBlocksAtOnce = sizeof(C) == sizeof(float) ? 3 : 2;
 
 // The bins of a RoI that may touch a tile: rows [row, row + rows) and columns [column, column + columns).
 struct alignas(16) BinWindow {
@@ -42,7 +45,7 @@ struct GradientStage {
   BinWindow window[kGroup];
   int end[kGroup];  // bins up to and with those of the group's i-th RoI
   int queue[kQueue];
-  unsigned found[kScan][kMostWarps];  // RoIs that the scan found, a bit each
+  int found[kScan * kMostWarps];  // how many of 32 RoIs the scan found
 };
 
 // Whether the cells [begin, end) of an axis reach into [low, low + size).
@@ -50,40 +53,51 @@ __device__ __forceinline__ bool reaches(int begin, int end, int low, int size) {
   return begin < low + size && end > low;
 }
 
+// The sum of `value` over the lanes of a warp up to the calling one.
+__device__ __forceinline__ int sum_up_to_lane(int value) {
+  const int lane = threadIdx.x % 32;
+  for (int step = 1; step < 32; step *= 2) {
+    const int other = __shfl_up_sync(kAllLanes, value, step);
+    if (lane >= step) value += other;
+  }
+  return value;
+}
+
 // Queues those of the next RoIs that touch the tile, behind the `queued` first; returns how many there are.
 template <typename C>
 __device__ __forceinline__ int scan_rois(GradientStage<C>& stage, const BinTable& bins,
                                          const GradientTile& tile, int64_t first, int64_t num_rois,
                                          int queued) {
+  static_assert(kScan * kMostWarps <= 32, "a lane each");
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const auto roi = [&](int k) { return first + (k * warps + warp) * 32 + lane; };
   bool mine[kScan];
 #pragma unroll
   for (int k = 0; k < kScan; ++k) {
-    const int64_t n = min(first + (k * warps + warp) * 32 + lane, num_rois - 1);
+    const int64_t n =
+        min(roi(k), num_rois - 1);  // loads that wait for no condition are on their way together
     const CellSpan span = bins.span[n];
     mine[k] = bins.map[n] == tile.map && reaches(span.y_begin, span.y_end, tile.y, tile.shape.height()) &&
               reaches(span.x_begin, span.x_end, tile.x, tile.shape.width());
   }
+  unsigned ballot[kScan];
 #pragma unroll
   for (int k = 0; k < kScan; ++k) {
-    mine[k] &= first + (k * warps + warp) * 32 + lane < num_rois;
-    const unsigned ballot = __ballot_sync(kAllLanes, mine[k]);
-    if (lane == 0) stage.found[k][warp] = ballot;
+    ballot[k] = __ballot_sync(kAllLanes, mine[k] && roi(k) < num_rois);
+    if (lane == 0) stage.found[k * warps + warp] = __popc(ballot[k]);
   }
   __syncthreads();
+  const int found = lane < kScan * warps ? stage.found[lane] : 0;
+  const int up_to = sum_up_to_lane(found);
 #pragma unroll
   for (int k = 0; k < kScan; ++k) {
-#pragma unroll 1
-    for (int w = 0; w < warps; ++w) {
-      const unsigned found = stage.found[k][w];
-      if (w == warp && mine[k]) {
-        stage.queue[queued + __popc(found & ((1u << lane) - 1))] = int(first) + (k * warps + w) * 32 + lane;
-      }
-      queued += __popc(found);
+    const int before = __shfl_sync(kAllLanes, up_to - found, k * warps + warp);
+    if (ballot[k] >> lane & 1) {
+      stage.queue[queued + before + __popc(ballot[k] & ((1u << lane) - 1))] = int(roi(k));
     }
   }
   __syncthreads();
-  return queued;
+  return queued + __shfl_sync(kAllLanes, up_to, 31);
 }
 
 // The bins of an axis from the first to the last that reaches into [low, low + size).
@@ -105,7 +119,8 @@ __device__ __forceinline__ int count_bins(GradientStage<C>& stage, const BinTabl
                                           const GradientTile& tile, int group, int queued) {
   constexpr int kEach = kGroup / 32;
   const int lane = threadIdx.x;
-  for (int i = threadIdx.x; i < kGroup; i += blockDim.x) {
+  static_assert(kGroup <= 32 * kLeastWarps, "a thread each");
+  if (const int i = threadIdx.x; i < kGroup) {
     BinWindow window = {};
     if (group + i < queued) {
       const int n = stage.queue[group + i];
@@ -122,12 +137,8 @@ __device__ __forceinline__ int count_bins(GradientStage<C>& stage, const BinTabl
       const BinWindow& window = stage.window[lane * kEach + k];
       sums[k] = total += window.rows * window.columns;
     }
-    int running = total;
-    for (int step = 1; step < 32; step *= 2) {
-      const int other = __shfl_up_sync(kAllLanes, running, step);
-      if (lane >= step) running += other;
-    }
-    for (int k = 0; k < kEach; ++k) stage.end[lane * kEach + k] = running - total + sums[k];
+    const int before = sum_up_to_lane(total) - total;
+    for (int k = 0; k < kEach; ++k) stage.end[lane * kEach + k] = before + sums[k];
   }
   __syncthreads();
   return stage.end[kGroup - 1];
@@ -228,12 +239,12 @@ __device__ __forceinline__ void add_all(GradientStage<C>& stage, const BinTable&
       const int all = count_bins(stage, bins, tile, group, queued);
       for (int at = 0; at < all; at += kStage<C>) {
         const int count = min(all - at, kStage<C>);
-#pragma unroll 1
-        for (int slot = threadIdx.x; slot < kStage<C>; slot += threads) {
-          stage.warps[slot] = 0;
-          stage.from[slot] = 0;
-          if (slot >= count) continue;
+        static_assert(kStage<C> <= 32 * kLeastWarps, "a thread each");
+        if (const int slot = threadIdx.x; slot < count) {
           prepare_bin<kChannelsLast>(stage, bins, tile, source, group, at + slot, slot);
+        } else if (slot < kStage<C>) {
+          stage.warps[slot] = 0;
+          stage.from[slot] = 0;  // a place that may be loaded
         }
         __syncthreads();
         const int turns = list_turns(stage);

@@ -132,14 +132,14 @@ struct AlignSource {
   }
 };
 
-// Where a level's tiles begin in the grid.
+// Where a level's tiles begin in the grid; behind the last level all tiles lie before.
 struct LevelTiles {
   unsigned first[kMaxRoiLevels + 1];
 };
 
 // grid: x over the tiles of all levels, y over groups of channels, z over images.
 template <typename T, bool kChannelsLast>
-__global__ void __launch_bounds__(32 * kMostWarps, kBlocksAtOnce)
+__global__ void __launch_bounds__(32 * kMostWarps, kBlocksAtOnce<compute_t<T>>)
     roi_align_backward_kernel(RoiAlignBackwardArgs args, TapTable<compute_t<T>> taps, LevelTiles tiles,
                               TileShape shape) {
   using C = compute_t<T>;
@@ -147,10 +147,16 @@ __global__ void __launch_bounds__(32 * kMostWarps, kBlocksAtOnce)
   __shared__ AlignBin<C> staged[kStage<C> + 1];
   const RoiAlignArgs& forward = args.forward;
   int level = 0;
-  while (blockIdx.x >= tiles.first[level + 1]) ++level;
+  unsigned first = 0;
+#pragma unroll
+  for (int i = 1; i < kMaxRoiLevels; ++i) {
+    if (blockIdx.x < tiles.first[i]) continue;
+    level = i;
+    first = tiles.first[i];
+  }
   const int64_t height = forward.levels[level].height, width = forward.levels[level].width;
   const int map = int(level * forward.batch + blockIdx.z);
-  const GradientTile tile(shape, map, height, width, forward.channels, int(blockIdx.x - tiles.first[level]),
+  const GradientTile tile(shape, map, height, width, forward.channels, int(blockIdx.x - first),
                           int(blockIdx.y));
   const int channel_stride = kChannelsLast ? 1 : taps.bins.pooled_height * taps.bins.pooled_width;
   AlignSource<T, kChannelsLast> source{tile,           taps,   static_cast<const T*>(args.grad_output),
@@ -171,9 +177,10 @@ Status launch_roi_align_forward(const RoiAlignArgs& args, const TapTable<compute
 
 LevelTiles tiles_of_levels(const RoiAlignArgs& forward, TileShape shape) {
   LevelTiles tiles = {};
-  for (int level = 0; level < forward.num_levels; ++level) {
-    const int64_t count = shape.tiles(forward.levels[level].height, forward.levels[level].width);
-    tiles.first[level + 1] = unsigned(tiles.first[level] + count);
+  for (int i = 0; i < kMaxRoiLevels; ++i) {
+    const RoiAlignLevel& level = forward.levels[i];
+    tiles.first[i + 1] =
+        tiles.first[i] + (i < forward.num_levels ? unsigned(shape.tiles(level.height, level.width)) : 0);
   }
   return tiles;
 }
@@ -183,8 +190,8 @@ Status launch_roi_align_backward(const RoiAlignBackwardArgs& args, const TapTabl
                                  TileShape shape, Stream stream) {
   const RoiAlignArgs& forward = args.forward;
   const LevelTiles tiles = tiles_of_levels(forward, shape);
-  const dim3 grid(tiles.first[forward.num_levels],
-                  unsigned(ceil_div(forward.channels, int64_t(kTileChannels))), unsigned(forward.batch));
+  const dim3 grid(tiles.first[kMaxRoiLevels], unsigned(ceil_div(forward.channels, int64_t(kTileChannels))),
+                  unsigned(forward.batch));
   if (grid.x == 0) return nullptr;
   return FASTRPN_LAUNCH((roi_align_backward_kernel<T, kChannelsLast>), grid, shape.threads(), 0, stream, args,
                         taps, tiles, shape);

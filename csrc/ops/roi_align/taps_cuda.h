@@ -20,11 +20,12 @@ struct TapTable {
 
   FASTRPN_HD_MEMBER AxisTapsOutput<C> row_output(int64_t n) const {
     const int64_t at = n * (most_rows + most_columns);
-    return {first + n * (bins.pooled_height + bins.pooled_width + 2), cell + at, weight + at};
+    return {first + n * (bins.pooled_height + bins.pooled_width + 2), cell + at, weight + at, bins.rows(n)};
   }
   FASTRPN_HD_MEMBER AxisTapsOutput<C> column_output(int64_t n) const {
     const AxisTapsOutput<C> rows = row_output(n);
-    return {rows.first + bins.pooled_height + 1, rows.cell + most_rows, rows.weight + most_rows};
+    return {rows.first + bins.pooled_height + 1, rows.cell + most_rows, rows.weight + most_rows,
+            bins.columns(n)};
   }
   FASTRPN_HD_MEMBER AxisTaps<C> rows(int64_t n) const {
     const AxisTapsOutput<C> taps = row_output(n);
@@ -64,17 +65,6 @@ TapTable<C> lay_out_taps(const RoiAlignArgs& args, WorkspaceCursor& cursor) {
 
 constexpr int kTapThreads = 128;
 
-// The cells that each of an axis' bins reads, from the first to the last. Samples follow each other, so these
-// are the first and the last tap, or, in a RoI that runs backwards, the other way round.
-template <typename C>
-__device__ void find_borders(const AxisTapsOutput<C>& taps, int pooled, int32_t* begins) {
-  for (int bin = 0; bin < pooled; ++bin) {
-    const int first = taps.first[bin], last = taps.first[bin + 1] - 1;
-    begins[bin] = first > last ? 0 : min(taps.cell[first], taps.cell[last]);
-    begins[pooled + bin] = first > last ? 0 : max(taps.cell[first], taps.cell[last]) + 1;
-  }
-}
-
 template <typename C>
 __global__ void __launch_bounds__(kTapThreads) roi_align_taps_kernel(RoiAlignArgs args, TapTable<C> taps) {
   const int64_t i = int64_t(blockIdx.x) * kTapThreads + threadIdx.x;
@@ -94,15 +84,11 @@ __global__ void __launch_bounds__(kTapThreads) roi_align_taps_kernel(RoiAlignArg
     const C scale = C(map.spatial_scale);
     const auto y = align_axis(roi[2], roi[4], scale, args.pooled_height, args.sampling_ratio, args.aligned);
     const auto x = align_axis(roi[1], roi[3], scale, args.pooled_width, args.sampling_ratio, args.aligned);
-    if (is_row) {
-      const auto rows = taps.row_output(n);
-      span = add_samples(y, bins.pooled_height, map.height, sample_weight(y, x), 0, rows);
-      find_borders(rows, bins.pooled_height, bins.rows(n));
-    } else {
-      const auto columns = taps.column_output(n);
-      span = add_samples(x, bins.pooled_width, map.width, C(1), 0, columns);
-      find_borders(columns, bins.pooled_width, bins.columns(n));
-    }
+    // One call, so that rows and columns, which are neighbouring threads, are done together.
+    const AlignAxis<C> axis = {is_row ? y.start : x.start, is_row ? y.bin : x.bin, is_row ? y.grid : x.grid};
+    span = add_samples(axis, is_row ? bins.pooled_height : bins.pooled_width, is_row ? map.height : map.width,
+                       is_row ? sample_weight(y, x) : C(1), 0,
+                       is_row ? taps.row_output(n) : taps.column_output(n));
   }
   CellSpan& spans = bins.span[n];
   (is_row ? spans.y_begin : spans.x_begin) = span.begin;

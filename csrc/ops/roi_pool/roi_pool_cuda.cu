@@ -179,18 +179,19 @@ struct PoolSource {
     for (int k = 0; k < kTurns; ++k) {
       cell[k] = winners[turn.values[k]][lane];
       grad[k] = stage.grads[turn.values[k]][lane];
-      FASTRPN_OPAQUE(grad[k]);  // so that it is loaded here, beside the others
     }
 #pragma unroll
     for (int k = 0; k < kTurns; ++k) {
-      if (((cell[k] ^ first) & ~within) == 0) sums[cell[k]][lane] += grad[k];
+      // Adding 0 changes no sum and costs less than a branch.
+      const bool is_mine = ((cell[k] ^ first) & ~within) == 0;
+      sums[is_mine ? cell[k] : first][lane] += is_mine ? grad[k] : C(0);
     }
   }
 };
 
 // grid: x over tiles of the map, y over groups of channels, z over images.
 template <typename T, bool kChannelsLast>
-__global__ void __launch_bounds__(32 * kMostWarps, kBlocksAtOnce)
+__global__ void __launch_bounds__(32 * kMostWarps, kBlocksAtOnce<compute_t<T>>)
     roi_pool_backward_kernel(RoiPoolBackwardArgs args, BinTable bins, TileShape shape) {
   using C = compute_t<T>;
   using Source = PoolSource<T, kChannelsLast>;
