@@ -1,9 +1,11 @@
 """What the CUDA kernels must do at the sizes of the benchmarks: `python -m benchmarks.cuda_floors`.
 
 Counts, on the CPU, the bytes that no kernel can avoid (every input and output once, float32) and
-the operations of ours: cells or taps read for RoI pooling, gradients read by the tiles of a
-backward, IoUs for soft_nms and match_anchors.
+the operations of ours: cells or taps read for RoI pooling, gradients read by the blocks of a
+backward and added by its warps, IoUs for soft_nms and match_anchors.
 """
+
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -14,7 +16,9 @@ from benchmarks.scenes import FPN_LEVELS, anchor_grid
 from benchmarks.tables import table
 from fastrpn import ops
 
-TILE, POOLED, SAMPLES = 4, 7, 2  # as in cuda/gradient_tile.h and cuda_roi_cases.py
+POOLED, SAMPLES = 7, 2  # as in cuda_roi_cases.py
+# As in cuda/gradient_tile.h: cells of a warp and of a block, and how many blocks there should be.
+WARP_TILE, BLOCK_TILES, BLOCKS, BLOCK_CHANNELS = (4, 4), [(8, 16), (8, 8), (4, 8)], 1024, 32
 MAPS = [((1, 512, 38, 50), 1 / 16), ((1, 256, 200, 272), 1 / 4)]
 ROIS = 2000
 
@@ -38,9 +42,26 @@ def align_bins(low: Tensor, high: Tensor, size: int) -> tuple[Tensor, Tensor, Te
     return begin, end, torch.minimum(end - begin, torch.tensor(2.0 * SAMPLES))
 
 
-def tiles(begin: Tensor, end: Tensor) -> Tensor:
-    """Tiles that a span of cells reaches into."""
-    return torch.where(end > begin, ((end - 1) / TILE).floor() - (begin / TILE).floor() + 1, 0)
+Tile = tuple[int, int]  # rows and columns of cells
+
+
+def block_tile(channels: int, height: int, width: int) -> Tile:
+    """The largest of which there are blocks enough."""
+    for rows, columns in BLOCK_TILES:
+        blocks = ceil(height / rows) * ceil(width / columns) * ceil(channels / BLOCK_CHANNELS)
+        if blocks >= BLOCKS:
+            break
+    return rows, columns
+
+
+def visits(y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor], tile: Tile) -> Tensor:
+    """How often tiles meet bins; y and x are the cells [begin, end) of bins, [K, 7] each."""
+
+    def tiles(begin: Tensor, end: Tensor, size: int) -> Tensor:
+        reached = ((end - 1) / size).floor() - (begin / size).floor() + 1
+        return torch.where(end > begin, reached, 0).sum(1)
+
+    return (tiles(*y, tile[0]) * tiles(*x, tile[1])).sum()
 
 
 def roi_rows() -> list[list[str]]:
@@ -57,11 +78,15 @@ def roi_rows() -> list[list[str]]:
         }
         for op, ((y_begin, y_end, y_cells), (x_begin, x_end, x_cells)) in spans.items():
             read = channels * (y_cells.sum(1) * x_cells.sum(1)).sum()
-            visits = channels * (tiles(y_begin, y_end).sum(1) * tiles(x_begin, x_end).sum(1)).sum()
+            tile = block_tile(channels, height, width)
+            loads, adds = (
+                channels * visits((y_begin, y_end), (x_begin, x_end), of)
+                for of in (tile, WARP_TILE)
+            )
             argmax = output_bytes if op == "roi_pool" else 0
             reads = f"{read / 1e6:,.0f} M cells"
             rows.append([f"`{op}` forward, {name}", map_bytes + output_bytes, reads])
-            gradients = f"{visits / 1e6:,.0f} M gradients, read by tiles"
+            gradients = f"{loads / 1e6:,.0f} M gradients read, {adds / 1e6:,.0f} M added"
             total = map_bytes + output_bytes + argmax
             rows.append([f"`{op}` backward, {name}", total, gradients])
     return rows

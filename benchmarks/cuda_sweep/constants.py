@@ -77,9 +77,21 @@ def threads(op: str, chosen: str, *others: str, only: str = "") -> Constant:
     return of_one(op, "kThreads", file, "constexpr int kThreads = {};", chosen, *others, only=only)
 
 
-def gradient_tile(op: str, name: str, chosen: str, *others: str) -> Constant:
-    line = f"constexpr int {name} = {{}};"
-    return of_one(op, name, "cuda/gradient_tile.h", line, chosen, *others, only="backward")
+def gradient(op: str, name: str, file: str, type_and_value: str, chosen: str, *others: str):
+    line = f"constexpr {type_and_value};"
+    return of_one(op, name, f"cuda/gradient_{file}.h", line, chosen, *others, only="backward")
+
+
+def gradient_constants(op: str) -> list[Constant]:
+    return [
+        gradient(
+            *(op, "kGradientBlocks", "tile", "int64_t kGradientBlocks = {}"),
+            *("1024", "0", "512", "4096"),
+        ),
+        gradient(op, "kLeastWarps", "tile", "int kLeastWarps = {}", "4", "2", "8"),
+        gradient(op, "kAhead", "stage", "int kAhead = {} / int(sizeof(C))", "32", "16"),
+        gradient(op, "kTurns", "stage", "int kTurns = {}", "4", "2", "8"),
+    ]
 
 
 WORKSPACE = "ops/nms/workspace_cuda.h"
@@ -126,11 +138,9 @@ CONSTANTS = [
     threads("match_anchors", "256", "128", "512"),
     threads("soft_nms", "1024", "256", "512"),
     threads("roi_pool", "256", "128", "512", only="forward"),
-    gradient_tile("roi_pool", "kSide", "4", "2", "8"),
-    gradient_tile("roi_pool", "kAhead", "16", "8", "32"),
+    *gradient_constants("roi_pool"),
     threads("roi_align", "256", "128", "512", only="forward"),
-    gradient_tile("roi_align", "kSide", "4", "2", "8"),
-    gradient_tile("roi_align", "kAhead", "16", "8", "32"),
+    *gradient_constants("roi_align"),
 ]
 
 

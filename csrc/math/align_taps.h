@@ -29,22 +29,25 @@ template <typename T>
 struct AxisTapsOutput {
   int32_t *first, *cell;
   T* weight;
+  int32_t* borders = nullptr;  // unless null: bin i reads no cell outside [borders[i], borders[bins + i])
 };
 
-// The cells that an axis reads; none if begin >= end.
+// The cells that a bin or an axis reads; none if begin >= end.
 struct TapSpan {
   int32_t begin, end;
 };
 
 // Adds up the samples of all bins of an axis, each times `scale`, as taps numbered from `at` on. Samples are
 // in order, so a cell met before is one of the latest two of its bin; those stay in registers, and memory is
-// only written.
+// only written. Where they run backwards, so do a sample's two cells: a bin has a tap of a cell once.
 template <typename T>
 FASTRPN_HD TapSpan add_samples(const AlignAxis<T>& axis, int64_t pooled, int64_t size, T scale, int32_t at,
                                const AxisTapsOutput<T>& taps) {
-  TapSpan span = {int32_t(size), 0};
+  TapSpan all = {int32_t(size), 0};
+  const bool backwards = axis.bin < T(0);
   for (int64_t bin = 0; bin < pooled; ++bin) {
     taps.first[bin] = at;
+    TapSpan span = {int32_t(size), 0};
     int32_t latest = -1, older = -1;
     T latest_weight = 0, older_weight = 0;
     const auto add = [&](int64_t where, T amount) {
@@ -67,12 +70,18 @@ FASTRPN_HD TapSpan add_samples(const AlignAxis<T>& axis, int64_t pooled, int64_t
     for (; sample < last; ++sample) {
       AlignSample<T> found;
       if (!align_sample(axis, bin, sample, size, &found)) continue;
+      if (backwards) add(found.high, found.weight_high * scale);
       add(found.low, found.weight_low * scale);
-      add(found.high, found.weight_high * scale);
+      if (!backwards) add(found.high, found.weight_high * scale);
     }
+    if (taps.borders != nullptr) {
+      taps.borders[bin] = span.begin;
+      taps.borders[pooled + bin] = span.end;
+    }
+    all = {all.begin < span.begin ? all.begin : span.begin, all.end > span.end ? all.end : span.end};
   }
   taps.first[pooled] = at;
-  return span;
+  return all;
 }
 
 }  // namespace fastrpn

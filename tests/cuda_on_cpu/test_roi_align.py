@@ -130,6 +130,17 @@ def test_channels_that_fill_no_pack_or_block(layout):
     run_both([features], random_rois(5, 1, torch.float32), seeds=1)
 
 
+@pytest.mark.parametrize("batch", [32, 64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_blocks_with_tiles_of_four_and_eight_warps(batch, dtype, layout):
+    """Backward takes larger tiles where 1,024 blocks are left: 32 images of 2 x 8 tiles, twice."""
+    levels = [random_features((batch, 33, *s), dtype, layout) for s in [(15, 57), (3, 7)]]
+    rois = random_rois(90, batch, torch.promote_types(dtype, torch.float32))
+    options = {"scales": (0.25, 0.125), "output_size": (4, 5), "seeds": 1}
+    run_both(levels, rois, torch.arange(90) % 2, **options, with_torchvision=False)
+
+
 def test_memory_that_is_not_16_byte_aligned():
     features = random_features((1, 8, 16, 20), torch.float32, torch.channels_last)
     run_both([features], random_rois(6, 1, torch.float32), seeds=1, misalign=1)

@@ -72,7 +72,22 @@ def test_memory_that_is_not_16_byte_aligned():
 
 def test_more_rois_than_a_backward_round():
     features = random_features((1, 2, 16, 20), torch.float32, torch.channels_last)
-    run_both(features, random_rois(300, 1, torch.float32), seeds=1)
+    run_both(features, random_rois(1500, 1, torch.float32), seeds=1)
+
+
+@pytest.mark.parametrize("batch", [32, 64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_blocks_with_tiles_of_four_and_eight_warps(batch, dtype, layout):
+    """Backward takes larger tiles where 1,024 blocks are left: 32 images of 2 x 8 tiles, twice."""
+    features = random_features((batch, 33, 15, 60), dtype, layout)
+    run_both(features, random_rois(90, batch, dtype), output_size=(4, 5), seeds=1)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 64])
+def test_narrow_maps(width):
+    features = random_features((1, 3, 40, width), torch.float32, torch.contiguous_format)
+    run_both(features, random_rois(30, 1, torch.float32), scale=0.5, seeds=1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -4,13 +4,13 @@
 // forward: a block pools one RoI, a thread one bin for one pack of channels. Channels last: a pack is 16
 //   bytes, neighbouring threads take neighbouring packs and a warp reads whole lines. NCHW: a pack is a few
 //   planes, neighbouring threads take neighbouring bins. Cost: every cell of every bin's taps is read once.
-// backward: as cuda/gradient_tile.h says, over the tiles of all levels at once; a RoI gives a cell of the
-//   tile the gradients of the bins that read it, times their weights.
+// backward: as cuda/gradient_stage.h says, over the tiles of all levels at once; a RoI gives a cell the
+//   gradients of the bins that read it, times their weights. Sums are in registers.
 //
 // Numerics: sums in float (float64: double), without FMA contraction, in the order of the cells, and
 // rounded once. Equal to the CPU kernels bit for bit; they differ from torchvision's, which adds sample by
 // sample, by rounding alone.
-#include "cuda/gradient_tile.h"
+#include "cuda/gradient_stage.h"
 #include "ops/roi_align/roi_align.h"
 #include "ops/roi_align/taps_cuda.h"
 
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads)
     roi_align_forward_kernel(RoiAlignArgs args, TapTable<compute_t<T>> taps) {
   using C = compute_t<T>;
   const int64_t n = blockIdx.x;
-  const int bins = taps.pooled_height * taps.pooled_width;
+  const int bins = taps.bins.pooled_height * taps.bins.pooled_width;
   const int packs = int(args.channels) / kPack;
   const int item = int(blockIdx.y) * kThreads + int(threadIdx.x);
   if (item >= packs * bins) return;
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t channel = (kChannelsLast ? item % packs : item / bins) * kPack;
 
   C sum[kPack] = {};
-  const int map = taps.map[n];
+  const int map = taps.bins.map[n];
   if (map >= 0) {
     const int batch = int(args.batch);
     const RoiAlignLevel& level = args.levels[map / batch];
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads)
     const T* features = static_cast<const T*>(level.features) + map % batch * args.channels * plane +
                         channel * (kChannelsLast ? 1 : plane);
     const AxisTaps<C> rows = taps.rows(n), columns = taps.columns(n);
-    const int ph = bin / taps.pooled_width, pw = bin % taps.pooled_width;
+    const int ph = bin / taps.bins.pooled_width, pw = bin % taps.bins.pooled_width;
     const int first_column = columns.first[pw], last_column = columns.first[pw + 1];
     for (int r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
       const T* row = features + rows.cell[r] * level.width * cell_stride;
@@ -63,154 +63,108 @@ __global__ void __launch_bounds__(kThreads)
   store_channels<kPack, kChannelsLast>(output, static_cast<T*>(args.output) + to, bins);
 }
 
-// A staged bin: the weights of its taps in the tile, for the rows and columns of which there is one. A bin
-// that has two taps of one cell is not plain, and is looked up again.
+// A staged bin: the weights of its taps in the block's tile, for the rows and columns of which there is one.
 template <typename C>
-struct alignas(16) AlignBin {
-  C row_weight[kSide], column_weight[kSide];
+struct AlignBin {
+  Pack<C, kSide> row_weight[kMostRows], column_weight[kMostColumns];
   unsigned rows, columns;  // a bit each
-  bool is_plain;
-  int ph, pw;
-  int64_t n;
 };
 
-// What the RoIs give a tile of one map (cuda/gradient_tile.h).
+// What the RoIs give a tile of one map (cuda/gradient_stage.h).
 template <typename T, bool kChannelsLast>
 struct AlignSource {
   using C = compute_t<T>;
-  using Bin = AlignBin<C>;
 
+  const GradientTile& tile;
   const TapTable<C>& taps;
-  const T* grads;  // of the block's first channel
-  int64_t channels, lanes;
-  int map, tile_y, tile_x;
-  Bin* bins;  // shared
+  const T* grads;
+  int channel_stride;
+  AlignBin<C>* bins;  // [slot], shared
   C sums[kCells];
 
-  __device__ bool touches(int64_t n) const {
-    const CellSpan span = taps.span[n];
-    return taps.map[n] == map && touches_tile(span.y_begin, span.y_end, tile_y) &&
-           touches_tile(span.x_begin, span.x_end, tile_x);
-  }
-
-  static __device__ void touching(const AxisTaps<C>& axis, int count, int low, int* first, int* size) {
-    const auto touches = [&](int bin) {
-      bool any = false;
-      for (int k = axis.first[bin]; k < axis.first[bin + 1]; ++k) any |= is_in_tile(axis.cell[k], low);
-      return any;
-    };
-    touching_bins(count, touches, first, size);
-  }
-  __device__ BinWindow window(int64_t n) const {
-    BinWindow found;
-    touching(taps.rows(n), taps.pooled_height, tile_y, &found.row, &found.rows);
-    touching(taps.columns(n), taps.pooled_width, tile_x, &found.column, &found.columns);
-    return found;
-  }
-
-  // The weights of a bin by cell of the tile; false if a cell has two.
-  static __device__ bool spread(const AxisTaps<C>& axis, int bin, int low, C* weight, unsigned* cells) {
-    bool is_plain = true;
+  // The weights of a bin by cell of the tile, which begins at `low`; returns which cells have one.
+  static __device__ unsigned spread(const AxisTaps<C>& axis, int bin, int low, int size, C* weight) {
     unsigned found = 0;
     for (int k = axis.first[bin]; k < axis.first[bin + 1]; ++k) {
       const int at = axis.cell[k] - low;
-      if (unsigned(at) >= unsigned(kSide)) continue;
-      is_plain &= (found >> at & 1) == 0;
+      if (unsigned(at) >= unsigned(size)) continue;
       found |= 1u << at;
       weight[at] = axis.weight[k];
     }
-    *cells = found;
-    return is_plain;
+    return found;
   }
-  __device__ int64_t prepare(int64_t n, int ph, int pw, int slot) const {
-    Bin& bin = bins[slot];
-    bin.is_plain = spread(taps.rows(n), ph, tile_y, bin.row_weight, &bin.rows);
-    bin.is_plain &= spread(taps.columns(n), pw, tile_x, bin.column_weight, &bin.columns);
-    bin.n = n;
-    bin.ph = ph;
-    bin.pw = pw;
-    const int64_t all = int64_t(taps.pooled_height) * taps.pooled_width;
-    return n * channels * all + (ph * taps.pooled_width + pw) * (kChannelsLast ? channels : 1);
+  __device__ void prepare(int64_t n, int row, int column, int slot) const {
+    AlignBin<C>& bin = bins[slot];
+    bin.rows = spread(taps.rows(n), row, tile.y, tile.shape.height(), bin.row_weight[0].values);
+    bin.columns = spread(taps.columns(n), column, tile.x, tile.shape.width(), bin.column_weight[0].values);
   }
 
   __device__ void load(GradientStage<C>& stage, int count) const {
-    const int64_t stride = kChannelsLast ? 1 : int64_t(taps.pooled_height) * taps.pooled_width;
-    for_places<kChannelsLast, C>(count, lanes, [&](const auto& place) {
-      T grad[kAhead];
+    for_places<kChannelsLast, C>(count, [&](const auto& slot, const auto& lane) {
+      T grad[kAhead<C>];
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
-        const auto [slot, lane, exists] = place(k);
-        grad[k] = grads[stage.from[slot] + lane * stride];
+      for (int k = 0; k < kAhead<C>; ++k) {
+        grad[k] = grads[stage.from[slot(k)] + min(lane(k), tile.lanes - 1) * channel_stride];
       }
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
-        const auto [slot, lane, exists] = place(k);
-        if (exists) stage.grads[slot][lane] = widen(grad[k]);
-      }
+      for (int k = 0; k < kAhead<C>; ++k) stage.grads[slot(k)][lane(k)] = widen(grad[k]);
     });
   }
 
-  __device__ void add(const GradientStage<C>& stage, int slot) {
-    const Bin& bin = bins[slot];
-    const C grad = stage.grads[slot][threadIdx.x];
-    if (!bin.is_plain) return add_tap_by_tap(bin, grad);
+  __device__ void add(const GradientStage<C>& stage, Pack<uint8_t, kTurns> turn) {
 #pragma unroll
-    for (int dy = 0; dy < kSide; ++dy) {
-      if ((bin.rows >> dy & 1) == 0) continue;
-      const C weighted = grad * bin.row_weight[dy];
+    for (int k = 0; k < kTurns; ++k) {
+      const AlignBin<C>& bin = bins[turn.values[k]];
+      const C grad = stage.grads[turn.values[k]][threadIdx.x % 32];
+      const unsigned rows = bin.rows >> tile.warp_y, columns = bin.columns >> tile.warp_x;
+      const auto row_weight = bin.row_weight[tile.warp_y / kSide];
+      const auto column_weight = bin.column_weight[tile.warp_x / kSide];
 #pragma unroll
-      for (int dx = 0; dx < kSide; ++dx) {
-        if (bin.columns >> dx & 1) sums[dy * kSide + dx] += weighted * bin.column_weight[dx];
-      }
-    }
-  }
-  __device__ void add_tap_by_tap(const Bin& bin, C grad) {
-    const AxisTaps<C> rows = taps.rows(bin.n), columns = taps.columns(bin.n);
-    for (int r = rows.first[bin.ph]; r < rows.first[bin.ph + 1]; ++r) {
-      if (!is_in_tile(rows.cell[r], tile_y)) continue;
-      const C weighted = grad * rows.weight[r];
-      for (int c = columns.first[bin.pw]; c < columns.first[bin.pw + 1]; ++c) {
-        if (!is_in_tile(columns.cell[c], tile_x)) continue;
-        const int at = (rows.cell[r] - tile_y) * kSide + columns.cell[c] - tile_x;
+      for (int dy = 0; dy < kSide; ++dy) {
+        if ((rows >> dy & 1) == 0) continue;
+        const C weighted = grad * row_weight.values[dy];
 #pragma unroll
-        for (int cell = 0; cell < kCells; ++cell) {  // so that sums stay in registers
-          if (cell == at) sums[cell] += weighted * columns.weight[c];
+        for (int dx = 0; dx < kSide; ++dx) {
+          if (columns >> dx & 1) sums[dy * kSide + dx] += weighted * column_weight.values[dx];
         }
       }
     }
   }
 };
 
-// Where a level's tiles begin in the grid.
+// Where a level's tiles begin in the grid; behind the last level all tiles lie before.
 struct LevelTiles {
   unsigned first[kMaxRoiLevels + 1];
 };
 
 // grid: x over the tiles of all levels, y over groups of channels, z over images.
 template <typename T, bool kChannelsLast>
-__global__ void __launch_bounds__(kTileChannels<compute_t<T>>)
-    roi_align_backward_kernel(RoiAlignBackwardArgs args, TapTable<compute_t<T>> taps, LevelTiles tiles) {
+__global__ void __launch_bounds__(32 * kMostWarps, kBlocksAtOnce<compute_t<T>>)
+    roi_align_backward_kernel(RoiAlignBackwardArgs args, TapTable<compute_t<T>> taps, LevelTiles tiles,
+                              TileShape shape) {
   using C = compute_t<T>;
   __shared__ GradientStage<C> stage;
-  __shared__ AlignBin<C> bins[kTileChannels<C>];
+  __shared__ AlignBin<C> staged[kStage<C> + 1];
   const RoiAlignArgs& forward = args.forward;
   int level = 0;
-  while (blockIdx.x >= tiles.first[level + 1]) ++level;
+  unsigned first = 0;
+#pragma unroll
+  for (int i = 1; i < kMaxRoiLevels; ++i) {
+    if (blockIdx.x < tiles.first[i]) continue;
+    level = i;
+    first = tiles.first[i];
+  }
   const int64_t height = forward.levels[level].height, width = forward.levels[level].width;
-  const int tiles_x = ceil_div(int(width), kSide), index = int(blockIdx.x - tiles.first[level]);
-  const int tile_y = index / tiles_x * kSide, tile_x = index % tiles_x * kSide;
-  const int64_t channels = forward.channels, first_channel = int64_t(blockIdx.y) * kTileChannels<C>;
-  const int64_t channel = first_channel + threadIdx.x;
-  const int64_t roi_bins = int64_t(taps.pooled_height) * taps.pooled_width;
-  const T* grads = static_cast<const T*>(args.grad_output) + first_channel * (kChannelsLast ? 1 : roi_bins);
   const int map = int(level * forward.batch + blockIdx.z);
-  AlignSource<T, kChannelsLast> source{taps,   grads, channels, channels - first_channel, map, tile_y,
-                                       tile_x, bins,  {}};
-  add_all(stage, source, forward.num_rois, channel < channels);
-  if (channel >= channels) return;
-  T* to = static_cast<T*>(args.grad_features[level]) + blockIdx.z * channels * height * width;
-  const TileOutput<T> output{to, channels, height, width, tile_y, tile_x};
-  output.template write<kChannelsLast>(channel, [&](int cell) { return source.sums[cell]; });
+  const GradientTile tile(shape, map, height, width, forward.channels, int(blockIdx.x - first),
+                          int(blockIdx.y));
+  const int channel_stride = kChannelsLast ? 1 : taps.bins.pooled_height * taps.bins.pooled_width;
+  AlignSource<T, kChannelsLast> source{tile,           taps,   static_cast<const T*>(args.grad_output),
+                                       channel_stride, staged, {}};
+  if (threadIdx.x == 0) staged[kStage<C>].rows = 0;
+  add_all<kChannelsLast>(stage, taps.bins, tile, source, forward.num_rois);
+  T* to = static_cast<T*>(args.grad_features[level]) + blockIdx.z * forward.channels * height * width;
+  tile.write<kChannelsLast>(to, [&](int row, int column) { return source.sums[row * kSide + column]; });
 }
 
 template <typename T, int kPack, bool kChannelsLast>
@@ -221,25 +175,26 @@ Status launch_roi_align_forward(const RoiAlignArgs& args, const TapTable<compute
                         taps);
 }
 
-int64_t tiles_of_levels(const RoiAlignArgs& forward, LevelTiles* tiles) {
-  int64_t count = 0;
-  for (int level = 0; level < forward.num_levels; ++level) {
-    count += tiles_of(forward.levels[level].height, forward.levels[level].width);
-    tiles->first[level + 1] = unsigned(count);
+LevelTiles tiles_of_levels(const RoiAlignArgs& forward, TileShape shape) {
+  LevelTiles tiles = {};
+  for (int i = 0; i < kMaxRoiLevels; ++i) {
+    const RoiAlignLevel& level = forward.levels[i];
+    tiles.first[i + 1] =
+        tiles.first[i] + (i < forward.num_levels ? unsigned(shape.tiles(level.height, level.width)) : 0);
   }
-  return count;
+  return tiles;
 }
 
 template <typename T, bool kChannelsLast>
 Status launch_roi_align_backward(const RoiAlignBackwardArgs& args, const TapTable<compute_t<T>>& taps,
-                                 const LevelTiles& tiles, Stream stream) {
+                                 TileShape shape, Stream stream) {
   const RoiAlignArgs& forward = args.forward;
-  constexpr int kChannels = kTileChannels<compute_t<T>>;
-  const dim3 grid(tiles.first[forward.num_levels], unsigned(ceil_div(forward.channels, int64_t(kChannels))),
+  const LevelTiles tiles = tiles_of_levels(forward, shape);
+  const dim3 grid(tiles.first[kMaxRoiLevels], unsigned(ceil_div(forward.channels, int64_t(kTileChannels))),
                   unsigned(forward.batch));
   if (grid.x == 0) return nullptr;
-  return FASTRPN_LAUNCH((roi_align_backward_kernel<T, kChannelsLast>), grid, kChannels, 0, stream, args, taps,
-                        tiles);
+  return FASTRPN_LAUNCH((roi_align_backward_kernel<T, kChannelsLast>), grid, shape.threads(), 0, stream, args,
+                        taps, tiles, shape);
 }
 
 // Whether packs of 16 bytes may be read and written.
@@ -289,17 +244,23 @@ size_t roi_align_backward_workspace_bytes(const RoiAlignBackwardArgs& args) {
 Status roi_align_backward_cuda(const RoiAlignBackwardArgs& args, void* workspace, Stream stream) {
   const RoiAlignArgs& forward = args.forward;
   if (forward.batch * forward.channels == 0) return nullptr;
-  LevelTiles tiles{};
-  const int64_t count = tiles_of_levels(forward, &tiles);
-  FASTRPN_TRY(
-      backward_limits(forward.batch, forward.channels, forward.pooled_height, forward.pooled_width, count));
+  const auto tiles = [&](TileShape shape) {
+    int64_t count = 0;
+    for (int level = 0; level < forward.num_levels; ++level) {
+      count += shape.tiles(forward.levels[level].height, forward.levels[level].width);
+    }
+    return count;
+  };
+  const TileShape shape = choose_shape(forward.batch, forward.channels, tiles);
+  FASTRPN_TRY(backward_limits(forward.batch, forward.channels, forward.num_rois, forward.pooled_height,
+                              forward.pooled_width, tiles(shape)));
   return dispatch(forward.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     WorkspaceCursor cursor(workspace);
     const auto taps = lay_out_taps<compute_t<T>>(forward, cursor);
     FASTRPN_TRY(launch_roi_align_taps(forward, taps, stream));
-    return forward.channels_last ? launch_roi_align_backward<T, true>(args, taps, tiles, stream)
-                                 : launch_roi_align_backward<T, false>(args, taps, tiles, stream);
+    return forward.channels_last ? launch_roi_align_backward<T, true>(args, taps, shape, stream)
+                                 : launch_roi_align_backward<T, false>(args, taps, shape, stream);
   });
 }
 
