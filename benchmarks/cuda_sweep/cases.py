@@ -34,7 +34,7 @@ def cases(is_dry: bool) -> Iterator[Case]:
 
 
 def nms_cases(is_dry: bool) -> Iterator[Case]:
-    """Both sides of the borders between ranking and sorting and of the sweeps' order; a batch."""
+    """Both sides of the borders between ranking and sorting, of the sweeps' order, of segments."""
     for n in [150] if is_dry else [300, 1000, 2000, 4000, 6000, 12_000]:
         yield nms_case(f"{n:,} RPN-like @0.7", *rpn_boxes(n), threshold=0.7)
     for n, extent in [(200, 150)] if is_dry else [(10_000, 600), (20_000, 800), (100_000, 2000)]:
@@ -44,20 +44,32 @@ def nms_cases(is_dry: bool) -> Iterator[Case]:
     boxes, scores = (torch.stack(x) for x in zip(*batch, strict=True))
     work = f"{images} images, {n:,} RPN-like @0.7, first {first:,}"
     yield nms_case(work, boxes, scores, threshold=0.7, first=first)
+    n, counts = (250, [5]) if is_dry else (10_000, [8, 16, 80])
+    for count in counts:
+        work, classes = f"{n:,} x {count} classes, dense @0.5", torch.arange(n) % count
+        yield nms_case(work, *dense_boxes(n, extent=600), threshold=0.5, groups=classes)
 
 
 def nms_case(
-    work: str, boxes: Tensor, scores: Tensor, threshold: float, first: int | None = None
+    work: str,
+    boxes: Tensor,
+    scores: Tensor,
+    threshold: float,
+    first: int | None = None,
+    groups: Tensor | None = None,
 ) -> Case:
-    """Boxes [N, 4] or [B, N, 4]; `first`: the search ends there."""
+    """Boxes [N, 4] or [B, N, 4]; `first`: the search ends there; `groups` [N] of one image."""
     boxes, scores = boxes.reshape(-1, *boxes.shape[-2:]), scores.reshape(-1, scores.shape[-1])
     first = first or boxes.shape[1]
 
     def expected(inputs):
-        found = ops.nms_padded(inputs["boxes"], inputs["scores"], threshold, first)
+        of = inputs.get("groups")
+        found = ops.nms_padded(inputs["boxes"], inputs["scores"], threshold, first, groups=of)
         return dict(zip(("indices", "kept"), found, strict=True))
 
     inputs = {"boxes": boxes, "scores": scores, "iou_threshold": threshold, "max_output": first}
+    if groups is not None:
+        inputs["groups"] = groups[None]
     return Case("nms", work, inputs, expected)
 
 

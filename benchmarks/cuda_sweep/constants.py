@@ -109,6 +109,10 @@ CONSTANTS = [
         *("nms", "first_chunk_of", WORKSPACE, "ceil_div({} * args.max_output, int64_t"),
         *("4", "2", "8", "16"),
     ),
+    of_one(
+        *("nms", "largest_segment", WORKSPACE, "max(int64_t({}), args.n / 16)"),
+        *("1024", "512", "2048"),
+    ),
     of_one("nms", "kThreads", WORKSPACE, "constexpr int kThreads = {};", "256", "128", "512"),
     of_one(
         *("nms", "kReduceThreads", "ops/nms/chunk_cuda.h", "constexpr int kReduceThreads = {};"),

@@ -31,9 +31,6 @@ class WorkspaceCursor {
 
   size_t bytes() const { return bytes_; }
 
-  // Where memory begins that only the caller of all this knows the size of.
-  void* rest() const { return base_ == nullptr ? nullptr : base_ + bytes_; }
-
   static constexpr size_t kMost = size_t(PTRDIFF_MAX) / 256 * 256;
 
  private:

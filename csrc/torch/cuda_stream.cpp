@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 #include <dlfcn.h>
 
+#include "cuda/runtime.h"
 #include "torch/tensor.h"
 
 namespace fastrpn {
@@ -38,6 +39,17 @@ Stream current_stream(const Tensor& tensor) {
   void* stream = nullptr;
   STD_TORCH_CHECK(get_current_stream(tensor.get_device_index(), &stream) == 0, "no current CUDA stream");
   return static_cast<Stream>(stream);
+}
+
+// Straight from CUDA: torch's copy is found by its name, makes a tensor and sets up a loop over it.
+int64_t read_from_device(const int64_t* number, const Tensor& on) {
+  const torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
+  const Stream stream = current_stream(on);
+  int64_t read = 0;
+  cudaError_t error = cudaMemcpyAsync(&read, number, sizeof(read), cudaMemcpyDeviceToHost, stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
+  check_status(status_of(error), "reading a result");
+  return read;
 }
 
 void check_status(Status status, const char* op) {

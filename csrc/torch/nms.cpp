@@ -70,12 +70,6 @@ Inputs check_and_prepare(const Tensor& boxes, const Tensor& scores, double iou_t
   return inputs;
 }
 
-void launch_into(Tensor& indices, Tensor& counts, Inputs& inputs) {
-  inputs.args.indices = static_cast<int64_t*>(indices.mutable_data_ptr());
-  inputs.args.kept = static_cast<int64_t*>(counts.mutable_data_ptr());
-  run_nms(inputs.args, inputs.boxes);
-}
-
 // The kept rows of one set of boxes, no more.
 Tensor keep_on_cpu(Inputs inputs) {
   // A tensor costs more than a small problem: make one only, when its size is known.
@@ -89,13 +83,14 @@ Tensor keep_on_cpu(Inputs inputs) {
   return indices;
 }
 
-// The same on CUDA, where reading the count waits for the kernel.
+// The same on CUDA, where reading the count waits for the kernel. It lies behind the rows: one tensor.
 Tensor keep_on_device(Inputs inputs) {
-  Tensor indices = new_empty_tensor({inputs.args.max_output}, ScalarType::Long, inputs.boxes);
-  Tensor counts = new_empty_tensor({1}, ScalarType::Long, inputs.boxes);
-  launch_into(indices, counts, inputs);
-  counts = torch::stable::to(counts, torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  return torch::stable::narrow(indices, 0, 0, *static_cast<const int64_t*>(counts.const_data_ptr()));
+  NmsArgs& args = inputs.args;
+  Tensor found = new_empty_tensor({args.max_output + 1}, ScalarType::Long, inputs.boxes);
+  args.indices = static_cast<int64_t*>(found.mutable_data_ptr());
+  args.kept = args.indices + args.max_output;
+  run_nms(args, inputs.boxes);
+  return torch::stable::narrow(found, 0, 0, read_number(args.kept, inputs.boxes));
 }
 
 Tensor keep(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
@@ -119,10 +114,12 @@ std::tuple<Tensor, Tensor> nms_padded(Tensor boxes, Tensor scores, double iou_th
                                       std::optional<double> score_threshold) {
   Inputs inputs =
       check_and_prepare(boxes, scores, iou_threshold, max_output, counts, groups, score_threshold, true);
-  const int64_t batch = inputs.args.batch;
-  Tensor indices = new_empty_tensor({batch, max_output}, ScalarType::Long, boxes);
-  Tensor kept = new_empty_tensor({batch}, ScalarType::Long, boxes);
-  if (batch > 0) launch_into(indices, kept, inputs);
+  NmsArgs& args = inputs.args;
+  Tensor indices = new_empty_tensor({args.batch, max_output}, ScalarType::Long, boxes);
+  Tensor kept = new_empty_tensor({args.batch}, ScalarType::Long, boxes);
+  args.indices = static_cast<int64_t*>(indices.mutable_data_ptr());
+  args.kept = static_cast<int64_t*>(kept.mutable_data_ptr());
+  if (args.batch > 0) run_nms(args, boxes);
   return {indices, kept};
 }
 

@@ -36,8 +36,7 @@ std::tuple<Tensor, Tensor> soft_nms(Tensor boxes, Tensor scores, std::string met
                 static_cast<int64_t*>(indices.mutable_data_ptr()), decayed.mutable_data_ptr(),
                 static_cast<int64_t*>(kept.mutable_data_ptr())},
                boxes);
-  const Tensor count = torch::stable::to(kept, torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  const int64_t size = *static_cast<const int64_t*>(count.const_data_ptr());
+  const int64_t size = read_number(static_cast<const int64_t*>(kept.const_data_ptr()), boxes);
   return {torch::stable::narrow(indices, 0, 0, size), torch::stable::narrow(decayed, 0, 0, size)};
 }
 

@@ -103,6 +103,13 @@ Tensor as_contiguous(const Tensor& tensor, bool channels_last) {
                                    channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
+int64_t read_number(const int64_t* number, const Tensor& on) {
+#if defined(FASTRPN_WITH_CUDA)
+  if (!on.is_cpu()) return read_from_device(number, on);
+#endif
+  return *number;
+}
+
 ParallelFor torch_parallel_for() {
   return {[](int64_t size, int64_t grain, ParallelFor::Body body, void* context) {
             torch::stable::parallel_for(0, size, grain,

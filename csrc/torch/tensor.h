@@ -39,12 +39,18 @@ Tensor as_contiguous(const Tensor& tensor, bool channels_last = false);
 // True for a 4-dimensional tensor that is stored channels last and not also NCHW-contiguous.
 bool is_channels_last(const Tensor& tensor);
 
+// A number that a kernel has written where the tensor `on` lies; on CUDA this waits for the current stream.
+int64_t read_number(const int64_t* number, const Tensor& on);
+
 // torch's thread pool.
 ParallelFor torch_parallel_for();
 
 #if defined(FASTRPN_WITH_CUDA)
 // The current CUDA stream of the tensor's device. The caller holds a DeviceGuard.
 Stream current_stream(const Tensor& tensor);
+
+// read_number on CUDA.
+int64_t read_from_device(const int64_t* number, const Tensor& on);
 
 // Raises RuntimeError if a launch function reported an error.
 void check_status(Status status, const char* op);

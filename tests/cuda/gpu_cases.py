@@ -118,6 +118,16 @@ def nms_of(n: int) -> Op:
     )
 
 
+def nms_of_groups(n: int) -> Op:
+    """3 images, one large group and many small ones, each decided in its way."""
+
+    def inputs(seed: int) -> tuple[Tensor, ...]:
+        groups = torch.randint(-50, 50, (3, n), generator=torch.Generator().manual_seed(seed))
+        return random_boxes(3, n, seed=seed), randn(3, n, seed=seed), groups.clamp(min=0)
+
+    return Op(lambda boxes, scores, g: ops.nms_padded(boxes, scores, 0.5, n, groups=g), inputs)
+
+
 # The CPU refuses a batch index that does not exist, so none is here.
 def _roi_inputs(seed: int) -> tuple[Tensor, Tensor]:
     return features(seed), random_rois(60, seed)
@@ -155,6 +165,8 @@ NO_SYNC = {
     "nms_padded, 6000 boxes": nms_of(6000),
     "nms_padded, 20000 boxes": nms_of(20_000),
     "nms_padded, counts and groups": Op(padded_with_all, _padded_inputs),
+    "nms_padded, 6000 boxes, groups": nms_of_groups(6000),
+    "nms_padded, 20000 boxes, groups": nms_of_groups(20_000),
     "match_anchors": Op(matched, _match_inputs),
     "match_anchors, batched and valid": Op(matched, _batched_match_inputs),
     "generate_proposals": Op(

@@ -84,7 +84,7 @@ def test_sweeps_in_the_order_of_positions(batch, iou_threshold, with_groups, dty
     # So many rows that they are sorted by position, too; few take part, for the sake of time.
     boxes, scores = random_scene(batch, 16_400, seed=5, dtype=dtype, crowd=900.0)
     boxes[0, 17, 0] = float("nan")
-    groups = torch.randint(-3, 3, (batch, 16_400)) * 2**33 if with_groups else None
+    groups = torch.randint(-1, 1, (batch, 16_400)) * 2**33 if with_groups else None
     counts = torch.tensor([4300, 200])[:batch]
     run_both(boxes, scores, iou_threshold, 16_400, seeds=1, counts=counts, groups=groups)
 
@@ -124,6 +124,35 @@ def test_groups_do_not_see_each_other():
     _, with_groups = run_both(boxes, scores, 0.4, 200, groups=groups)
     _, without = run_both(boxes, scores, 0.4, 200)
     assert (with_groups > without).all()
+
+
+def same_code(count: int) -> torch.Tensor:
+    """The first numbers that the kernels' group_code gives one code."""
+    codes = (torch.arange(5000 * count) * -0x61C8864680B583EB) >> 52
+    return torch.nonzero(codes == 0)[:count, 0]
+
+
+@pytest.mark.parametrize(
+    "groups, dtype, options",
+    [
+        (torch.randint(0, 80, (2, 4200)) * 2**40 - 2**45, torch.float32, {}),
+        (torch.arange(4200).flip(0)[None], torch.float64, {}),  # one box each
+        (torch.randint(0, 300, (1, 4200)), torch.bfloat16, {"max_output": 1024}),
+        (same_code(60)[torch.arange(4200) % 60][None], torch.float16, {"iou_threshold": 0.1}),
+        # Of one group half the boxes, more than one block decides.
+        (torch.randint(-99, 100, (2, 4200)).clamp(min=0), torch.float64, {"score_threshold": 0.1}),
+        (torch.randint(-99, 100, (1, 4200)).clamp(min=0), torch.float32, {"max_output": 1100}),
+        (torch.full((1, 4200), -5), torch.float32, {"iou_threshold": 0.0}),
+    ],
+)
+def test_groups_of_many_boxes_are_segments(groups, dtype, options):
+    boxes, scores = random_scene(*groups.shape, seed=8, dtype=dtype, crowd=150.0)
+    boxes[0, 7::90, 1] = float("nan")
+    scores[0, :300:100] = torch.tensor([float("nan"), float("inf"), float("-inf")])
+    options = {"iou_threshold": 0.5, "max_output": 4200, **options}
+    counts = torch.tensor([4200, 2500])[: len(groups)]
+    _, kept = run_both(boxes, scores, seeds=1, groups=groups, counts=counts, **options)
+    assert kept.min() > 50
 
 
 def test_counts_scores_and_max_output_end_the_search():

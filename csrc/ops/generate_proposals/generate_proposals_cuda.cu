@@ -33,7 +33,7 @@ struct Workspace {
   uint64_t *list_keys, *merged_keys;  // [batch, levels, list]: image and score; float64: score
   uint32_t *list_rows, *merged_rows;  // [batch, levels, list]: rows of the image
   void* nms;
-  void* sort;  // last, so that its size moves nothing
+  void* sort;
 };
 
 constexpr int64_t kMostLists = 65535;  // images of nms
@@ -85,14 +85,9 @@ Status lay_out(const GenerateProposalsArgs& args, const Levels& levels, Workspac
   w.list_rows = cursor.take<uint32_t>(listed);
   w.merged_rows = cursor.take<uint32_t>(listed);
   w.nms = cursor.take<char>(int64_t(nms_bytes));
-  w.sort = cursor.rest();
-  return nullptr;
-}
-
-template <typename C>
-Status sort_bytes(const GenerateProposalsArgs& args, const Levels& levels, size_t* bytes) {
   const int64_t of_image = max(levels.survivors, levels.count * list_size(args, levels));
-  return device_sort_workspace_bytes((kOneSort<C> ? args.batch : 1) * of_image, bytes);
+  w.sort = cursor.take<char>(device_sort_workspace_bytes((kOneSort<C> ? args.batch : 1) * of_image));
+  return nullptr;
 }
 
 template <typename T>
@@ -230,9 +225,6 @@ Status workspace_bytes(const GenerateProposalsArgs& args, size_t* bytes) {
   WorkspaceCursor cursor(nullptr);
   Workspace<C> w{};
   FASTRPN_TRY(lay_out(args, levels, cursor, &w));
-  size_t sort;
-  FASTRPN_TRY(sort_bytes<C>(args, levels, &sort));
-  cursor.take<char>(int64_t(sort));
   *bytes = cursor.bytes();
   return nullptr;
 }

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "cuda/runtime.h"
+#include "cuda/scan.h"
 #include "cuda/workspace.h"
 #include "math/score_key.h"
 #include "ops/generate_proposals/generate_proposals.h"
@@ -129,26 +130,6 @@ struct SegmentTile {
     }
   }
 };
-
-// Called by a whole block: the sum of the threads before, and of all.
-__device__ int sum_before(int mine, int of_warps[kThreads / 32], int* all) {
-  const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  int running = mine;
-  for (int step = 1; step < 32; step *= 2) {
-    const int other = __shfl_up_sync(kAllLanes, running, step);
-    if (lane >= step) running += other;
-  }
-  __syncthreads();  // all have read the last sums
-  if (lane == 31) of_warps[warp] = running;
-  __syncthreads();
-  int before = running - mine, sum = 0;
-  for (int other = 0; other < kThreads / 32; ++other) {
-    if (other < warp) before += of_warps[other];
-    sum += of_warps[other];
-  }
-  *all = sum;
-  return before;
-}
 
 // Called by a whole block: a segment's border, known by one more digit after each pass. Its first tile leaves
 // the border for the next launch.

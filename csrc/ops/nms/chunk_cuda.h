@@ -8,7 +8,8 @@
 //   straight to the output, and the search ends with the tile that fills it.
 #pragma once
 
-#include "ops/nms/workspace_cuda.h"
+#include "cuda/scan.h"
+#include "ops/nms/tile_cuda.h"
 
 namespace fastrpn {
 namespace {
@@ -19,11 +20,12 @@ constexpr int kLanesPerBox = kReduceThreads / kTileBoxes;
 constexpr int kWordsPerLane = kMaxTiles / kLanesPerBox;
 constexpr unsigned kEveryLaneth = 0xffffffffu / ((1u << kLanesPerBox) - 1);  // bits 0, kLanesPerBox, ...
 constexpr int kMaxWords = kMaxChunk / 32;
+constexpr int kBoxesPerThread = kMaxChunk / kReduceThreads;
 
 // grid: x over pairs of a row and a column tile of the chunk, none below the diagonal: 0-0, 0-1, 1-1, 0-2,
-// 1-2, 2-2, ...; y over images. Four threads a column, each testing every fourth row.
+// 1-2, 2-2, ...; y over images. Four threads a column.
 template <typename C>
-__global__ void __launch_bounds__(4 * kTileBoxes)
+__global__ void __launch_bounds__(kTileThreads)
     nms_mask_kernel(NmsArgs args, Workspace<C> w, Chunk<C> chunk) {
   const int64_t image = blockIdx.y;
   const int pair = int(blockIdx.x);
@@ -34,31 +36,22 @@ __global__ void __launch_bounds__(4 * kTileBoxes)
   if (is_finished(args, w, image, first_column)) return;
 
   const int64_t start = image * args.n, valid = w.valid[image];
-  __shared__ Candidate<C> tile_boxes[kTileBoxes];
-  __shared__ int64_t tile_groups[kTileBoxes];
+  __shared__ Staged<C, kTileBoxes> rows;
   if (threadIdx.x < kTileBoxes && first_row + threadIdx.x < valid) {
-    tile_boxes[threadIdx.x] = w.boxes[start + first_row + threadIdx.x];
-    tile_groups[threadIdx.x] = w.groups == nullptr ? 0 : w.groups[start + first_row + threadIdx.x];
+    rows.load(threadIdx.x, w, start + first_row + threadIdx.x);
   }
   __syncthreads();
 
-  const int column = int(threadIdx.x) / 4;
+  const int column = int(threadIdx.x) / kLanesPerColumn;
   const int64_t place = first_column + column;
   uint64_t word = 0;
-  if (place < valid && !w.removed[start + place]) {
+  if (place < valid && w.states[start + place] == kOpen) {
     const Box<C> box = w.boxes[start + place].box;
-    const C area = box_area(box);
-    const int64_t group = w.groups == nullptr ? 0 : w.groups[start + place];
     const int end = row_tile == column_tile ? column : kTileBoxes;
-    for (int row = int(threadIdx.x) % 4; row < end; row += 4) {
-      const Box<C> other = tile_boxes[row].box;
-      const bool hit = tile_groups[row] == group && chunk.test(other, box_area(other), box, area);
-      word |= uint64_t(hit) << row;
-    }
+    word = suppressors_in(rows, end, box, box_area(box), w.group(start + place), chunk.test);
   }
-  word |= __shfl_xor_sync(kAllLanes, word, 1);
-  word |= __shfl_xor_sync(kAllLanes, word, 2);
-  if (threadIdx.x % 4 == 0 && word != 0) {
+  word = join_lanes(word);
+  if (threadIdx.x % kLanesPerColumn == 0 && word != 0) {
     const int64_t box = image * chunk.size + place - chunk.begin;
     w.masks[box * (chunk.size / kTileBoxes) + row_tile] = word;
     atomicOr(&w.summaries[start + place], 1ull << row_tile);
@@ -72,6 +65,11 @@ struct Bits {
   __device__ bool has(int box) const { return words[box / 32] >> (box % 32) & 1; }
   __device__ uint64_t tile(int index) const {
     return words[2 * index] | uint64_t(words[2 * index + 1]) << 32;
+  }
+  // kBoxesPerThread bits for each thread of nms_reduce_kernel.
+  __device__ unsigned of_thread() const {
+    const int first = int(threadIdx.x) * kBoxesPerThread;
+    return words[first / 32] >> (first % 32) & ((1u << kBoxesPerThread) - 1);
   }
 };
 
@@ -113,43 +111,6 @@ struct Suppressors {
   }
 };
 
-// Called by a warp: which boxes of a tile are kept. A lane has two of them: whether they are open, and which
-// earlier ones of the tile suppress them. In each round the open boxes without an open suppressor are kept,
-// then what they suppress is removed.
-__device__ uint64_t decide_tile(const bool is_open[2], const uint64_t suppressors[2]) {
-  const int lane = int(threadIdx.x) % 32;
-  const auto of_all = [](bool low, bool high) {
-    return __ballot_sync(kAllLanes, low) | uint64_t(__ballot_sync(kAllLanes, high)) << 32;
-  };
-  uint64_t open = of_all(is_open[0], is_open[1]), kept = 0;
-  while (open != 0) {
-    const bool low = open >> lane & 1, high = open >> (lane + 32) & 1;
-    const uint64_t free = of_all(low && !(suppressors[0] & open), high && !(suppressors[1] & open));
-    kept |= free;
-    open &= ~(free | of_all(low && (suppressors[0] & kept), high && (suppressors[1] & kept)));
-  }
-  return kept;
-}
-
-// Called by a warp: how many bits come before each word; returns how many there are.
-__device__ int count_before(const Bits& bits, int before[kMaxWords]) {
-  constexpr int kPerLane = kMaxWords / 32;
-  const int lane = int(threadIdx.x) % 32;
-  int counts[kPerLane], sum = 0;
-  for (int k = 0; k < kPerLane; ++k) sum += counts[k] = __popc(bits.words[lane * kPerLane + k]);
-  int running = sum;
-  for (int step = 1; step < 32; step *= 2) {
-    const int other = __shfl_up_sync(kAllLanes, running, step);
-    if (lane >= step) running += other;
-  }
-  int at = running - sum;
-  for (int k = 0; k < kPerLane; ++k) {
-    before[lane * kPerLane + k] = at;
-    at += counts[k];
-  }
-  return __shfl_sync(kAllLanes, running, 31);
-}
-
 // One block an image.
 template <typename C>
 __global__ void __launch_bounds__(kReduceThreads)
@@ -163,8 +124,7 @@ __global__ void __launch_bounds__(kReduceThreads)
   __shared__ uint64_t summaries[kMaxChunk];
   __shared__ bool open[kTileBoxes];
   __shared__ uint64_t own[kTileBoxes];
-  __shared__ int before[kMaxWords];
-  __shared__ int num_kept;
+  __shared__ int num_kept, of_warps[kReduceThreads / 32];
   const int64_t start = image * args.n + chunk.begin;
   const int present = int(min(chunk.size, w.valid[image] - chunk.begin));
   const int64_t kept_before = args.kept[image], room = args.max_output - kept_before;
@@ -177,7 +137,7 @@ __global__ void __launch_bounds__(kReduceThreads)
     const int box = first + thread;
     const bool exists = box < present;
     const uint64_t named = exists ? w.summaries[start + box] : 0;
-    const unsigned is_open = __ballot_sync(kAllLanes, exists && !w.removed[start + box]);
+    const unsigned is_open = __ballot_sync(kAllLanes, exists && w.states[start + box] == kOpen);
     summaries[box] = named;
     if (thread % 32 == 0) undecided.words[box / 32] = is_open;
   }
@@ -202,9 +162,7 @@ __global__ void __launch_bounds__(kReduceThreads)
     load(tile + kTilesAhead, &mine);
     __syncthreads();
     if (thread < 32) {
-      const bool are_open[] = {open[thread], open[thread + 32]};
-      const uint64_t suppressors[] = {own[thread], own[thread + 32]};
-      const uint64_t found = decide_tile(are_open, suppressors);
+      const uint64_t found = decide_tile(open, own);
       if (thread == 0) {
         kept.words[2 * tile] = unsigned(found);
         kept.words[2 * tile + 1] = unsigned(found >> 32);
@@ -221,22 +179,23 @@ __global__ void __launch_bounds__(kReduceThreads)
 #pragma unroll
     for (int k = 0; k < kTilesAhead; ++k) goes_on = goes_on && decide(tile + k, ahead[k]);
   }
-  __syncthreads();  // all have read num_kept
 
-  if (thread < 32) {
-    const int count = count_before(kept, before);
-    if (thread == 0) num_kept = int(min(int64_t(count), args.max_output - kept_before));
-  }
-  __syncthreads();
-  for (int box = thread; box < present; box += kReduceThreads) {
-    const int rank = before[box / 32] + __popc(kept.words[box / 32] & ((1u << (box % 32)) - 1));
-    if (!kept.has(box) || rank >= num_kept) continue;
-    args.indices[image * args.max_output + kept_before + rank] = w.sorted_rows[start + box];
+  const unsigned found = kept.of_thread();
+  int count;
+  int rank = sum_before(__popc(found), of_warps, &count);
+  for (unsigned rest = found; rest != 0 && rank < room; rest &= rest - 1, ++rank) {
+    const int box = thread * kBoxesPerThread + __ffs(int(rest)) - 1;
     w.chunk_kept[image * chunk.size + rank] = uint32_t(chunk.begin + box);
+    if (w.sizes != nullptr) {
+      w.states[start + box] = kKept;
+    } else {
+      args.indices[image * args.max_output + kept_before + rank] = w.sorted_rows[start + box];
+    }
   }
   if (thread == 0) {
-    args.kept[image] = kept_before + num_kept;
-    w.num_chunk_kept[image] = num_kept;
+    count = int(min(int64_t(count), room));
+    w.num_chunk_kept[image] = count;
+    args.kept[image] = kept_before + count;
   }
 }
 

@@ -1,17 +1,20 @@
 // Greedy suppression of one group: boxes that come in descending score order and all see each other.
 //
 // A candidate is kept unless a kept box before it suppresses it; that is the same set as the textbook loop's
-// (which lets each kept box strike out later ones), but reads the kept boxes alone. Which strategy looks for
-// that box follows from the call; all give the same boxes. With n candidates, of which k are kept:
+// (which lets each kept box strike out later ones), but reads the kept boxes alone. All strategies give the
+// same boxes; with n candidates, of which k are kept, these run, in this order:
 //
-// - threshold >= 1: all are kept. No IoU exceeds 1.
-// - threshold < 0: `keep_exactly`, by the definition, n k / kLanes<T> divisions. Also, from the start again,
-//   where an area is near underflow or overflow, so that no bound on rounding errors holds.
-// - `keep_by_blocks` begins every other search: kLanes<T> candidates at a time are compared with all kept
-//   boxes, n k / kLanes<T> tests without a division. It ends every search of at most 32 kLanes<T> boxes (512
-//   floats with AVX-512).
-// - `keep_by_grid` goes on where more are kept: a grid (grid_cpu.h) finds the few that can matter, in O(n)
-//   for a given threshold. It costs time to build; where it overtakes the blocks was measured.
+// 1. threshold >= 1: none, all are kept. No IoU exceeds 1.
+// 2. threshold < 0: `keep_exactly`, by the definition, n k / kLanes<T> divisions. The bounds of Suppression
+//    need a threshold that boxes which do not meet stay below.
+// 3. else first `keep_by_blocks`: kLanes<T> candidates at a time are compared with all kept boxes, n k /
+//    kLanes<T> tests without a division or a branch. Nothing is faster while k is small, so it goes on until
+//    32 kLanes<T> boxes are kept (512 floats with AVX-512), or all are decided: few boxes, a small max_kept
+//    and scenes of much overlap end here.
+// 4. `keep_by_grid` decides the rest: it finds the few kept boxes that can matter (grid_cpu.h), in O(n) for a
+//    given threshold. It costs time to build; where it overtakes the blocks was measured.
+// 5. Where 3 or 4 meet an area near underflow or overflow, for which no bound on rounding errors holds:
+//    `keep_exactly`, from the start again.
 #pragma once
 
 #include <cstdint>

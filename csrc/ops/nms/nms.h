@@ -30,7 +30,7 @@ struct NmsArgs {
 
 FASTRPN_DECLARE_CPU(void, nms_cpu, const NmsArgs& args, const ParallelFor& parallel_for);
 
-// Device memory that nms_cuda needs for `args` (pointers are not read). It asks CUDA, and reports its error.
+// Device memory that nms_cuda needs for `args` (pointers are not read).
 Status nms_workspace_bytes(const NmsArgs& args, size_t* bytes);
 Status nms_cuda(const NmsArgs& args, void* workspace, Stream stream);
 

@@ -9,40 +9,31 @@
 // Less than kMaxChunk boxes of an image, and at most 8 kMaxChunk in all, take three launches, unless a small
 // max_output may end the search early and the chunks are smaller.
 //
+// More than kMaxChunk boxes with groups, of which many are wanted (has_segments): before the chunks, segment
+// decides the small groups, each in one block; what is left to the chunks is large groups. At last, merge
+// brings what both kept into order of score (segment_cuda.h).
+//
 // Cost: n log n to sort, chunk * n / 2 pair tests in the chunks, in the sweeps kept * n / 256 tests of
-// regions and those pairs that they cannot rule out. Memory: about 75 bytes a box (float64: 91) with the
-// sort's share, plus masks of at most kMaskBytes.
+// regions and those pairs that they cannot rule out; for small groups of m boxes, m * kept / 2 each. Memory:
+// about 75 bytes a box (float64: 91) with the sort's share, plus masks of at most kMaskBytes.
 // Numerics: the IoU test is the CPU's bit for bit (iou_test.h; compiled without FMA contraction).
 #include "ops/nms/chunk_cuda.h"
 #include "ops/nms/order_cuda.h"
+#include "ops/nms/segment_cuda.h"
 #include "ops/nms/sweep_cuda.h"
 
 namespace fastrpn {
 namespace {
 
-template <typename T>
-Status launch(const NmsArgs& args, void* workspace, Stream stream) {
-  using C = compute_t<T>;
-  WorkspaceCursor cursor(workspace);
-  const Workspace<C> w = lay_out<C>(args, cursor);
+template <typename C>
+Status launch_chunks(const NmsArgs& args, const Workspace<C>& w, const IouTest<C>& test, Stream stream) {
   const unsigned batch = unsigned(args.batch);
-  if (args.n == 0 || args.max_output == 0) {
-    if (args.max_output > 0) {
-      const size_t bytes = size_t(args.batch * args.max_output) * 8;
-      FASTRPN_TRY(status_of(cudaMemsetAsync(args.indices, 0xff, bytes, stream)));
-    }
-    return status_of(cudaMemsetAsync(args.kept, 0, size_t(args.batch) * 8, stream));
-  }
-  FASTRPN_TRY(launch_order<T>(args, w, stream));
-
-  Chunk<C> chunk{0, first_chunk_of(args), IouTest<C>(args.iou_threshold)};
   const int64_t largest_chunk = chunk_of(args);
   const dim3 all_boxes(unsigned(ceil_div(args.n, int64_t(kThreads))), batch);
-  for (;;) {
+  for (Chunk<C> chunk{0, first_chunk_of(args), test};;) {
     const unsigned tiles = unsigned(chunk.size / kTileBoxes);
     const dim3 pairs_of_tiles(tiles * (tiles + 1) / 2, batch);
-    FASTRPN_TRY(
-        FASTRPN_LAUNCH(nms_mask_kernel<C>, pairs_of_tiles, 4 * kTileBoxes, 0, stream, args, w, chunk));
+    FASTRPN_TRY(FASTRPN_LAUNCH(nms_mask_kernel<C>, pairs_of_tiles, kTileThreads, 0, stream, args, w, chunk));
     FASTRPN_TRY(FASTRPN_LAUNCH(nms_reduce_kernel<C>, batch, kReduceThreads, 0, stream, args, w, chunk));
     if (chunk.begin + chunk.size >= args.n) return nullptr;
     const Slices slices = slices_of(int64_t(all_boxes.x) * batch, chunk.size);
@@ -54,15 +45,25 @@ Status launch(const NmsArgs& args, void* workspace, Stream stream) {
   }
 }
 
-template <typename C>
-Status workspace_bytes(const NmsArgs& args, size_t* bytes) {
-  WorkspaceCursor cursor(nullptr);
-  lay_out<C>(args, cursor);
-  size_t sort;
-  FASTRPN_TRY(sort_bytes<C>(args, &sort));
-  cursor.take<char>(int64_t(sort));
-  *bytes = cursor.bytes();
-  return nullptr;
+template <typename T>
+Status launch(const NmsArgs& args, void* workspace, Stream stream) {
+  using C = compute_t<T>;
+  if (args.n == 0 || args.max_output == 0) {
+    if (args.max_output > 0) {
+      const size_t bytes = size_t(args.batch * args.max_output) * 8;
+      FASTRPN_TRY(status_of(cudaMemsetAsync(args.indices, 0xff, bytes, stream)));
+    }
+    return status_of(cudaMemsetAsync(args.kept, 0, size_t(args.batch) * 8, stream));
+  }
+  WorkspaceCursor cursor(workspace);
+  const Workspace<C> w = lay_out<C>(args, cursor);
+  const IouTest<C> test(args.iou_threshold);
+  FASTRPN_TRY(launch_order<T>(args, w, stream));
+  if (w.sizes == nullptr) return launch_chunks(args, w, test, stream);
+  const dim3 tiles(unsigned(ceil_div(args.n, int64_t(kTileBoxes))), unsigned(args.batch));
+  FASTRPN_TRY(FASTRPN_LAUNCH(nms_segment_kernel<C>, tiles, kTileThreads, 0, stream, args, w, test));
+  FASTRPN_TRY(launch_chunks(args, w, test, stream));
+  return FASTRPN_LAUNCH(nms_merge_kernel<C>, unsigned(args.batch), kMergeThreads, 0, stream, args, w);
 }
 
 Status check_limits(const NmsArgs& args) {
@@ -75,8 +76,10 @@ Status check_limits(const NmsArgs& args) {
 
 Status nms_workspace_bytes(const NmsArgs& args, size_t* bytes) {
   FASTRPN_TRY(check_limits(args));
-  return args.dtype == DType::float64 ? workspace_bytes<double>(args, bytes)
-                                      : workspace_bytes<float>(args, bytes);
+  WorkspaceCursor cursor(nullptr);
+  args.dtype == DType::float64 ? void(lay_out<double>(args, cursor)) : void(lay_out<float>(args, cursor));
+  *bytes = cursor.bytes();
+  return nullptr;
 }
 
 Status nms_cuda(const NmsArgs& args, void* workspace, Stream stream) {

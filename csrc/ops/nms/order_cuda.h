@@ -1,6 +1,8 @@
 // Brings the boxes into descending order of score (ties by row), those that take no part last. Few boxes are
-// ranked by counting, in one launch; many are sorted, unless they come so. Another order, for sweeps, puts
-// near boxes side by side.
+// ranked by counting, in one launch; many are sorted, unless they come so.
+//
+// Another order, for segments and sweeps, is by code of the group, then by position, so that near boxes lie
+// side by side; but small segments (segment_cuda.h) keep the order of score. An index of it is a slot.
 #pragma once
 
 #include "math/score_key.h"
@@ -34,6 +36,12 @@ __device__ void put_in_place(const NmsArgs& args, const Workspace<compute_t<T>>&
   if (w.groups != nullptr) w.groups[to] = args.groups[from];
 }
 
+// Groups that differ may share a code; that costs time, never correctness. Neighbouring numbers have codes
+// far apart.
+__device__ __forceinline__ unsigned group_code(int64_t group) {
+  return unsigned(uint64_t(group) * 0x9e3779b97f4a7c15u >> (64 - kCodeBits));
+}
+
 // Whatever later kernels add to. Called by all threads of a grid.
 template <typename C>
 __device__ void clear(const NmsArgs& args, const Workspace<C>& w) {
@@ -42,7 +50,7 @@ __device__ void clear(const NmsArgs& args, const Workspace<C>& w) {
   for (int64_t i = thread; i < args.batch * args.max_output; i += threads) args.indices[i] = -1;
   for (int64_t i = thread; i < args.batch; i += threads) args.kept[i] = 0;
   for (int64_t i = thread; i < args.batch * args.n; i += threads) {
-    w.removed[i] = 0;
+    w.states[i] = kOpen;
     w.summaries[i] = 0;
   }
 }
@@ -87,7 +95,7 @@ __global__ void __launch_bounds__(kThreads) nms_take_kernel(NmsArgs args, Worksp
   if (i < args.batch) w.valid[i] = args.n;
   if (i >= args.batch * args.n) return;
   const int64_t image = int(i) / int(args.n), row = int(i) % int(args.n);
-  w.removed[i] = score_key<T>(args, image, row) == kTakesNoPart<C>;
+  if (score_key<T>(args, image, row) == kTakesNoPart<C>) w.states[i] = kRemoved;
   w.sorted_rows[i] = uint32_t(row);
   put_in_place<T>(args, w, image, row, row);
 }
@@ -98,6 +106,10 @@ __global__ void __launch_bounds__(kThreads) nms_key_kernel(NmsArgs args, Workspa
   clear(args, w);
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i < args.batch) w.valid[i] = 0;
+  if (w.sizes != nullptr) {
+    if (i < args.batch) args.kept[i] = args.max_output;  // nothing to do for chunks (nms_position_kernel)
+    if (i < args.batch * kCodes) w.sizes[i] = 0;
+  }
   if (i >= args.batch * args.n) return;
   const int64_t image = int(i) / int(args.n), row = int(i) % int(args.n);
   const uint64_t key = score_key<T>(args, image, row);
@@ -105,42 +117,59 @@ __global__ void __launch_bounds__(kThreads) nms_key_kernel(NmsArgs args, Workspa
   w.rows[i] = uint32_t(row);
 }
 
+// Called by a warp: each lane that `counts` adds one to a counter. Where groups are few, most have the same
+// one, and a lane adds for all of them.
+__device__ void count_boxes(unsigned* counters, int64_t counter, bool counts) {
+  const unsigned counting = __ballot_sync(kAllLanes, counts);
+  if (counting == 0) return;
+  const int first = __ffs(int(counting)) - 1, lane = int(threadIdx.x) % 32;
+  const int64_t its = __shfl_sync(kAllLanes, counter, first);
+  const bool is_common = counts && counter == its;
+  const unsigned common = __ballot_sync(kAllLanes, is_common);
+  if (lane == first) atomicAdd(&counters[counter], unsigned(__popc(common)));
+  if (counts && !is_common) atomicAdd(&counters[counter], 1u);
+}
+
 // One thread a place of the sorted rows.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) nms_gather_kernel(NmsArgs args, Workspace<compute_t<T>> w) {
   using C = compute_t<T>;
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= args.batch * args.n) return;
+  const auto takes_part = [&](int64_t at) {
+    return at < args.batch * args.n && ScoreKey<C>(w.sorted_keys[at]) != kTakesNoPart<C>;
+  };
+  const bool is_there = takes_part(i);
   const int64_t image = int(i) / int(args.n), place = int(i) % int(args.n);
-  const auto takes_part = [&](int64_t at) { return ScoreKey<C>(w.sorted_keys[at]) != kTakesNoPart<C>; };
-  if (!takes_part(i)) return;
-  if (place == args.n - 1 || !takes_part(i + 1)) w.valid[image] = place + 1;
-  put_in_place<T>(args, w, image, w.sorted_rows[i], place);
+  if (is_there) {
+    if (place == args.n - 1 || !takes_part(i + 1)) w.valid[image] = place + 1;
+    put_in_place<T>(args, w, image, w.sorted_rows[i], place);
+  }
+  if (w.sizes == nullptr) return;
+  count_boxes(w.sizes, image * kCodes + group_code(is_there ? w.groups[i] : 0), is_there);
 }
 
-// Groups that differ may share a code; that costs time, never correctness.
-__device__ __forceinline__ unsigned group_code(int64_t group) {
-  return unsigned(uint64_t(group) * 0x9e3779b97f4a7c15u >> 48);
-}
-
-// Bits of a sweep's key below the image: a sort takes a pass for every eight or so.
+// Of the other order's key, from the lowest bit: position, code, image. A sort takes a pass for every eight.
+FASTRPN_HD int position_bits(const NmsArgs& args) { return sweeps_in_order(args) ? 32 : 0; }
 template <typename C>
-FASTRPN_HD int position_bits(const Workspace<C>& w) {
-  return w.groups == nullptr ? 32 : 48;
+FASTRPN_HD int order_bits(const NmsArgs& args, const Workspace<C>& w) {
+  return position_bits(args) + (w.groups == nullptr ? 0 : kCodeBits);
 }
 
-// One thread a place: the key (image, group, horizontal position) of the sweeps' order.
+// One thread a place: its key.
 template <typename C>
 __global__ void __launch_bounds__(kThreads) nms_position_kernel(NmsArgs args, Workspace<C> w) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.batch * args.n) return;
   const int64_t image = int(i) / int(args.n), place = int(i) % int(args.n);
-  const int bits = position_bits(w);
+  const int bits = order_bits(args, w);
   uint64_t key = (uint64_t(1) << bits) - 1;
   if (place < w.valid[image]) {
     const Box<C> box = w.boxes[i].box;
     const uint64_t code = w.groups == nullptr ? 0 : group_code(w.groups[i]);
-    key = code << 32 | descending_key(float(box.x1 + box.x2));
+    const bool is_small = w.sizes != nullptr && w.sizes[image * kCodes + code] <= largest_segment(args);
+    key = code << position_bits(args);
+    if (!is_small && sweeps_in_order(args)) key |= descending_key(float(box.x1 + box.x2));
+    if (!is_small && w.sizes != nullptr) args.kept[image] = 0;  // its chunks have something to do
   }
   w.keys[i] = uint64_t(image) << bits | key;
   w.rows[i] = uint32_t(place);
@@ -175,7 +204,7 @@ Status launch_order(const NmsArgs& args, const Workspace<compute_t<T>>& w, Strea
   }
   if (w.order == nullptr) return nullptr;
   FASTRPN_TRY(FASTRPN_LAUNCH(nms_position_kernel<C>, blocks, kThreads, 0, stream, args, w));
-  return sort_images(args, w, w.order, position_bits(w), stream);
+  return sort_images(args, w, w.order, order_bits(args, w), stream);
 }
 
 }  // namespace

@@ -1,13 +1,13 @@
 // Lets the boxes that a chunk kept remove later boxes.
 //
 // A block has 256 later boxes and a share of the kept ones; where later boxes are many, they are neighbours
-// (order_cuda.h), and the share is all. First its threads ask which kept boxes meet the block's region at
-// all, one test for 256 pairs; then each thread tests its box against those alone. In a dense scene of small
-// boxes few remain.
+// of one group (order_cuda.h), and the share is all. First its threads ask which kept boxes meet the block's
+// region at all, one test for 256 pairs; then each thread tests its box against those alone. In a dense scene
+// of small boxes few remain.
 #pragma once
 
 #include "ops/nms/order_cuda.h"
-#include "ops/nms/workspace_cuda.h"
+#include "ops/nms/tile_cuda.h"
 
 namespace fastrpn {
 namespace {
@@ -82,16 +82,16 @@ __global__ void __launch_bounds__(kThreads)
   if (num_kept == 0 || is_finished(args, w, image, chunk.begin + chunk.size)) return;
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t place = i >= args.n ? args.n : w.order == nullptr ? i : w.order[start + i];
-  bool is_open = place >= chunk.begin + chunk.size && place < w.valid[image] && !w.removed[start + place];
+  bool is_open =
+      place >= chunk.begin + chunk.size && place < w.valid[image] && w.states[start + place] == kOpen;
   if (!__syncthreads_or(is_open)) return;
 
-  __shared__ Candidate<C> boxes[kSweepRound];
-  __shared__ int64_t groups[kSweepRound];
+  __shared__ Staged<C, kSweepRound> staged;
   __shared__ Region<C> of_warps[kThreads / 32];
   __shared__ int count;
   const Box<C> box = is_open ? w.boxes[start + place].box : Box<C>{};
   const C area = box_area(box);
-  const int64_t group = is_open && w.groups != nullptr ? w.groups[start + place] : 0;
+  const int64_t group = is_open ? w.group(start + place) : 0;
   const unsigned code = group_code(group);
   const Region<C> region = join_block(is_open ? Region<C>{box, code, code} : Region<C>::empty(), of_warps);
 
@@ -100,13 +100,13 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     for (int k = first + int(threadIdx.x); k < first + round; k += kThreads) {
       Candidate<C> kept{};
-      int64_t kept_group = 0;
+      int64_t its_group = 0;
       bool is_near = false;
       if (k < num_kept) {
         const int64_t from = start + w.chunk_kept[image * chunk.size + k];
         kept = w.boxes[from];
-        if (w.groups != nullptr) kept_group = w.groups[from];
-        is_near = region.has_group(group_code(kept_group)) &&
+        its_group = w.group(from);
+        is_near = region.has_group(group_code(its_group)) &&
                   (!chunk.test.needs_overlap() || region.overlaps(kept.box));
       }
       const unsigned near = __ballot_sync(kAllLanes, is_near);
@@ -114,15 +114,14 @@ __global__ void __launch_bounds__(kThreads)
       if (threadIdx.x % 32 == 0 && near != 0) to = atomicAdd(&count, __popc(near));
       to = __shfl_sync(kAllLanes, to, 0) + __popc(near & ((1u << (threadIdx.x % 32)) - 1));
       if (is_near) {
-        boxes[to] = kept;
-        groups[to] = kept_group;
+        staged.boxes[to] = kept;
+        staged.groups[to] = its_group;
       }
     }
     __syncthreads();
     for (int k = 0; k < count && is_open; ++k) {
-      const Box<C> other = boxes[k].box;
-      if (groups[k] == group && chunk.test(other, box_area(other), box, area)) {
-        w.removed[start + place] = 1;
+      if (staged.suppresses(k, box, area, group, chunk.test)) {
+        w.states[start + place] = kRemoved;
         is_open = false;
       }
     }

@@ -9,7 +9,6 @@
 namespace cub {
 
 struct DeviceRadixSort {
-  // Without a workspace: says how many bytes it takes.
   template <typename Key, typename Value>
   static cudaError_t SortPairs(void* workspace, size_t& bytes, const Key* keys, Key* sorted_keys,
                                const Value* values, Value* sorted_values, int count, int begin_bit = 0,
@@ -17,10 +16,6 @@ struct DeviceRadixSort {
     if (cuda_on_cpu::begin_call() != cudaSuccess) return cudaPeekAtLastError();
     // About what CUB takes: a second copy of keys and values, and counters.
     const size_t needed = size_t(count) * 13 + 4096;
-    if (workspace == nullptr) {
-      bytes = needed;
-      return cudaSuccess;
-    }
     if (count < 0 || bytes < needed || begin_bit != 0) {
       return cuda_on_cpu::set_last_error(cudaErrorInvalidValue);
     }
