@@ -152,7 +152,9 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Run, Metadata, torch.d
         import onnxruntime
     except ImportError as error:
         raise ImportError(f"{path} needs onnxruntime: pip install onnxruntime") from error
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     metadata = Metadata.read(session.get_modelmeta().custom_metadata_map)
     name = session.get_inputs()[0].name
 
