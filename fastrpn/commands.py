@@ -437,10 +437,12 @@ def export_command(
 
 def _calibration_images(folder: Path, most: int = 100) -> Iterator[Tensor]:
     pictures = [file for file in list_media([folder]) if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not pictures:  # said before the export, which takes a while
+        raise ValueError(f"int8 {folder}: no picture in it")
     number = min(most, len(pictures))
     chosen = [pictures[i * len(pictures) // number] for i in range(number)]
-    for picture in track(chosen, "calibrating"):
-        yield image_to_tensor(read_image(picture, exif=True))
+    reading = track(chosen, "calibrating")
+    return (image_to_tensor(read_image(picture, exif=True)) for picture in reading)
 
 
 @app.command(name="export-weights")

@@ -15,7 +15,7 @@ from fastrpn.deployment.metadata import Metadata
 from fastrpn.deployment.writers import METADATA_FILE
 from fastrpn.models.validation import check_images
 
-__all__ = ["ExportedModel", "is_exported"]
+__all__ = ["ONNX_RUNTIMES", "ExportedModel", "is_exported"]
 
 Run = Callable[[Tensor], Sequence[Tensor]]  # images as the file takes them -> its outputs
 
@@ -185,3 +185,4 @@ def _open_openvino(path: Path, device: torch.device) -> tuple[Run, Metadata, tor
 
 
 _ONNX_RUNTIMES = {"onnxruntime": _open_onnx, "openvino": _open_openvino}
+ONNX_RUNTIMES = tuple(_ONNX_RUNTIMES)

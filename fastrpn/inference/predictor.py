@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastrpn.deployment import ExportedModel, is_exported
+from fastrpn.deployment.exported_model import ONNX_RUNTIMES
 from fastrpn.distributed import local_device
 from fastrpn.errors import BadDataPolicy
 from fastrpn.images import array_as_rgb, image_to_tensor, read_image
@@ -109,7 +110,7 @@ class Predictor:
         self.precision = precision
         self.detect: Callable[[list[Tensor]], list[Detection]]
         if not isinstance(checkpoint, FasterRCNN) and is_exported(checkpoint):
-            runtimes = ("onnxruntime", "openvino") if Path(checkpoint).suffix == ".onnx" else ()
+            runtimes = ONNX_RUNTIMES if Path(checkpoint).suffix == ".onnx" else ()
             if backend not in ("auto", *runtimes):
                 raise ValueError(f"backend {backend}: {checkpoint} was exported already")
             runtime = "onnxruntime" if backend == "auto" else backend

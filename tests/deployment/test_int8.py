@@ -100,3 +100,19 @@ def test_from_the_command_line(tiny, int8, tmp_path):
     assert abs(output.stat().st_size / int8.stat().st_size - 1) < 0.01
     main(["detect", str(photos), "--checkpoint", str(output), "--output", str(tmp_path / "found")])
     assert json.loads((tmp_path / "found/detections.json").read_text())
+
+
+def test_a_folder_without_pictures_is_refused_before_the_export(tiny, tmp_path, capsys):
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    weights = save_weights(tmp_path / "w.safetensors", tiny, "tiny", ["__background__", *"abc"])
+    output = tmp_path / "int8.onnx"
+    with pytest.raises(SystemExit) as end:
+        main(
+            [
+                *("export", str(weights), "--format", "onnx", "--output", str(output)),
+                *("--int8", str(tmp_path)),
+            ]
+        )
+    assert end.value.code == 2
+    assert f"int8 {tmp_path}: no picture in it" in capsys.readouterr().err
+    assert not output.exists()

@@ -53,9 +53,10 @@ def norm_as_scale(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """What a norm of fixed statistics multiplies by and adds, [C]; a batch norm, in evaluation."""
     fixed: Any = norm  # all such norms have the same names
     scale = (fixed.running_var + fixed.eps).rsqrt()
-    if fixed.weight is None:  # a batch norm that is not affine
+    if fixed.weight is not None:
+        scale = fixed.weight * scale
+    if fixed.bias is None:
         return scale, -fixed.running_mean * scale
-    scale = fixed.weight * scale
     return scale, fixed.bias - fixed.running_mean * scale
 
 
