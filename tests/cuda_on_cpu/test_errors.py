@@ -63,7 +63,7 @@ REQUESTS = {
     "nms sorted": (nms_request(4100, counts=torch.tensor([90]), max_output=1000), 1 + 3 + 5, 3),
     "nms of segments": (
         nms_request(4100, counts=torch.tensor([90]), groups=torch.arange(4100)[None] % 7),
-        1 + 3 + 2 + 1 + 5 + 1,
+        1 + 3 + 1 + 5 + 1,
         9,
     ),
     "nms of groups": (nms_request(150, groups=torch.arange(150)[None] % 3), 1 + 3, 9),
@@ -104,8 +104,8 @@ FAULTS = {
     "unchecked_launch": (
         "nms",
         "order_cuda.h",
-        "return FASTRPN_LAUNCH(nms_rank_kernel<T>, grid, kThreads, 0, stream, args, w);",
-        "return FASTRPN_LAUNCH(nms_rank_kernel<T>, grid, kThreads, 0, stream, args, w), nullptr;",
+        "return FASTRPN_LAUNCH(nms_rank_kernel<T>, rows, kThreads, 0, stream, args, w);",
+        "return FASTRPN_LAUNCH(nms_rank_kernel<T>, rows, kThreads, 0, stream, args, w), nullptr;",
         "nms ranked",
         "went on after a call that had failed",
     ),

@@ -128,7 +128,7 @@ def test_groups_do_not_see_each_other():
 
 def same_code(count: int) -> torch.Tensor:
     """The first numbers that the kernels' group_code gives one code."""
-    codes = (torch.arange(5000 * count) * -0x61C8864680B583EB) >> 52
+    codes = (torch.arange(5000 * count) * -0x61C8864680B583EB) >> 56
     return torch.nonzero(codes == 0)[:count, 0]
 
 

@@ -54,6 +54,12 @@ FAULTS_OF_SEGMENTS = {
         "",
         "depends on the order of threads|differs from the CPU kernel's",
     ),
+    "barrier_after_finding_the_places": (
+        "segment_cuda.h",
+        "  __syncthreads();  // the places are written\n",
+        "",
+        "depends on the order of threads|AddressSanitizer|differs from the CPU kernel's",
+    ),
     "a_group_of_another_code_alone": (
         "tile_cuda.h",
         "groups[row] == group && test(",
@@ -62,8 +68,8 @@ FAULTS_OF_SEGMENTS = {
     ),
     "a_segment_without_its_last_box": (
         "segment_cuda.h",
-        "atomicMax(end, slot + size);",
-        "atomicMax(end, slot + size - 1);",
+        "const bool exists = first + column < size;",
+        "const bool exists = first + column < size - 1;",
         "differs from the CPU kernel's",
     ),
 }
@@ -87,7 +93,8 @@ def test_a_planted_fault_of_segments_is_caught(fault):
     mutant = harness.build_mutant("nms", file, original, mutated, fault)
     boxes, scores = random_scene(1, 4100, seed=0)
     inputs = {"boxes": boxes, "scores": scores, "iou_threshold": 0.5, "max_output": 4100}
-    inputs |= {"counts": torch.tensor([300]), "groups": same_code(4)[torch.arange(4100) % 4][None]}
+    groups = torch.cat([same_code(3), torch.tensor([5])])[torch.arange(4100) % 4]
+    inputs |= {"counts": torch.tensor([300]), "groups": groups[None]}
     harness.run("nms", **inputs)
     with pytest.raises(harness.HarnessError, match=message):
         harness.run(mutant, seeds=4, **inputs)

@@ -19,7 +19,6 @@ constexpr int kTilesAhead = 2;  // whose words are on their way
 constexpr int kLanesPerBox = kReduceThreads / kTileBoxes;
 constexpr int kWordsPerLane = kMaxTiles / kLanesPerBox;
 constexpr unsigned kEveryLaneth = 0xffffffffu / ((1u << kLanesPerBox) - 1);  // bits 0, kLanesPerBox, ...
-constexpr int kMaxWords = kMaxChunk / 32;
 constexpr int kBoxesPerThread = kMaxChunk / kReduceThreads;
 
 // grid: x over pairs of a row and a column tile of the chunk, none below the diagonal: 0-0, 0-1, 1-1, 0-2,
@@ -58,21 +57,6 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 }
 
-// One bit a box of the chunk.
-struct Bits {
-  unsigned words[kMaxWords];
-
-  __device__ bool has(int box) const { return words[box / 32] >> (box % 32) & 1; }
-  __device__ uint64_t tile(int index) const {
-    return words[2 * index] | uint64_t(words[2 * index + 1]) << 32;
-  }
-  // kBoxesPerThread bits for each thread of nms_reduce_kernel.
-  __device__ unsigned of_thread() const {
-    const int first = int(threadIdx.x) * kBoxesPerThread;
-    return words[first / 32] >> (first % 32) & ((1u << kBoxesPerThread) - 1);
-  }
-};
-
 // What a lane looks at of a box: its words for every kLanesPerBox-th tile. Of most boxes in a dense scene
 // there is none. The block spends its time on instructions, with these loops unrolled and four warps a
 // scheduler: so offsets are constants, and nothing is moved from one tile to the next.
@@ -100,12 +84,12 @@ struct Suppressors {
       words[k] = named[bit / 32] & (1u << (bit % 32)) ? words_of_box[bit] : 0;
     }
   }
-  __device__ bool meet(const Bits& kept) const {
+  __device__ bool meet(const uint64_t kept[kMaxTiles]) const {
     if (!any) return false;
     uint64_t met = 0;
 #pragma unroll
     for (int k = 0; k < kWordsPerLane; ++k) {
-      met |= words[k] & kept.tile(k * kLanesPerBox + int(threadIdx.x) % kLanesPerBox);
+      met |= words[k] & kept[k * kLanesPerBox + int(threadIdx.x) % kLanesPerBox];
     }
     return met != 0;
   }
@@ -120,8 +104,8 @@ __global__ void __launch_bounds__(kReduceThreads)
     if (threadIdx.x == 0) w.num_chunk_kept[image] = 0;
     return;
   }
-  __shared__ Bits undecided, kept;
-  __shared__ uint64_t summaries[kMaxChunk];
+  __shared__ uint64_t kept[kMaxTiles], summaries[kMaxChunk];
+  __shared__ bool undecided[kMaxChunk];
   __shared__ bool open[kTileBoxes];
   __shared__ uint64_t own[kTileBoxes];
   __shared__ int num_kept, of_warps[kReduceThreads / 32];
@@ -131,22 +115,18 @@ __global__ void __launch_bounds__(kReduceThreads)
   const int thread = threadIdx.x, box_in_tile = thread / kLanesPerBox;
   const int tiles = int(chunk.size) / kTileBoxes;
   const uint64_t* masks = w.masks + image * chunk.size * tiles;
-  for (int word = thread; word < kMaxWords; word += kReduceThreads) kept.words[word] = 0;
+  if (thread < kMaxTiles) kept[thread] = 0;
   if (thread == 0) num_kept = 0;
-  for (int first = 0; first < present; first += kReduceThreads) {
-    const int box = first + thread;
-    const bool exists = box < present;
-    const uint64_t named = exists ? w.summaries[start + box] : 0;
-    const unsigned is_open = __ballot_sync(kAllLanes, exists && w.states[start + box] == kOpen);
-    summaries[box] = named;
-    if (thread % 32 == 0) undecided.words[box / 32] = is_open;
+  for (int box = thread; box < present; box += kReduceThreads) {
+    summaries[box] = w.summaries[start + box];
+    undecided[box] = w.states[start + box] == kOpen;
   }
   __syncthreads();
 
   Suppressors ahead[kTilesAhead];
   const auto load = [&](int tile, Suppressors* to) {
     const int box = tile * kTileBoxes + box_in_tile;
-    const bool is_open = tile * kTileBoxes < present && undecided.has(box);
+    const bool is_open = box < present && undecided[box];
     to->load(is_open, masks + box * tiles, is_open ? summaries[box] : 0, tile);
   };
   // Decides a tile and returns whether there is more to do; then `mine` has the tile kTilesAhead later.
@@ -164,8 +144,7 @@ __global__ void __launch_bounds__(kReduceThreads)
     if (thread < 32) {
       const uint64_t found = decide_tile(open, own);
       if (thread == 0) {
-        kept.words[2 * tile] = unsigned(found);
-        kept.words[2 * tile + 1] = unsigned(found >> 32);
+        kept[tile] = found;
         num_kept += __popcll(found);
       }
     }
@@ -180,11 +159,12 @@ __global__ void __launch_bounds__(kReduceThreads)
     for (int k = 0; k < kTilesAhead; ++k) goes_on = goes_on && decide(tile + k, ahead[k]);
   }
 
-  const unsigned found = kept.of_thread();
+  const int mine = thread * kBoxesPerThread;
+  const unsigned found = unsigned(kept[mine / 64] >> (mine % 64)) & ((1u << kBoxesPerThread) - 1);
   int count;
   int rank = sum_before(__popc(found), of_warps, &count);
   for (unsigned rest = found; rest != 0 && rank < room; rest &= rest - 1, ++rank) {
-    const int box = thread * kBoxesPerThread + __ffs(int(rest)) - 1;
+    const int box = mine + __ffs(int(rest)) - 1;
     w.chunk_kept[image * chunk.size + rank] = uint32_t(chunk.begin + box);
     if (w.sizes != nullptr) {
       w.states[start + box] = kKept;

@@ -30,7 +30,7 @@ struct NmsArgs {
 
 FASTRPN_DECLARE_CPU(void, nms_cpu, const NmsArgs& args, const ParallelFor& parallel_for);
 
-// Device memory that nms_cuda needs for `args` (pointers are not read).
+// Device memory that nms_cuda needs for `args`, of whose pointers only `groups` counts: whether it is null.
 Status nms_workspace_bytes(const NmsArgs& args, size_t* bytes);
 Status nms_cuda(const NmsArgs& args, void* workspace, Stream stream);
 

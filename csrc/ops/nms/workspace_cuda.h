@@ -15,8 +15,7 @@ constexpr int kMaxChunk = 4096;  // boxes decided between two sweeps
 constexpr int kMaxTiles = kMaxChunk / kTileBoxes;
 constexpr int64_t kMaskBytes = 32 << 20;
 constexpr int kThreads = 256;
-constexpr int kCodeBits = 12;  // of a group (group_code)
-constexpr int kCodes = 1 << kCodeBits;
+constexpr int kCodes = 256;  // that groups are told apart by (group_code)
 
 enum State : uint8_t { kOpen, kRemoved, kKept };  // kKept: where nms_merge_kernel writes the output
 
@@ -30,7 +29,7 @@ template <typename C>
 struct Workspace {
   uint64_t *keys, *sorted_keys;   // [batch, n]
   uint32_t *rows, *sorted_rows;   // [batch, n]: row in the image; sorted_rows by place
-  uint32_t* order;                // [batch, n]: places by group and position (order_cuda.h); null: by place
+  uint32_t* order;                // [batch, n]: places by position (order_cuda.h); null: by place
   Candidate<C>* boxes;            // [batch, n] by place
   int64_t* groups;                // [batch, n] by place; null without groups
   State* states;                  // [batch, n] by place: whether earlier chunks, or segments, decided the box
@@ -39,9 +38,10 @@ struct Workspace {
   uint64_t* masks;                // [batch, chunk, tiles]: which boxes of a tile suppress the box
   uint32_t* chunk_kept;           // [batch, chunk]: places that the chunk kept
   int* num_chunk_kept;            // [batch]
-  unsigned* sizes;                // [batch, kCodes]: boxes of each code; null: no segments
-  uint32_t* segment_kept;         // [batch, n] by slot, an index of `order`: places that a block kept
   void* sort;                     // for a sort of images_per_sort images
+  uint8_t* codes;                 // [batch, n] by place: of the group; null: no segments
+  unsigned* sizes;                // [batch, kCodes]: boxes of each code
+  uint32_t* segments;             // [batch, n]: places by code, then those that a segment kept
 
   __device__ int64_t group(int64_t at) const { return groups == nullptr ? 0 : groups[at]; }
 };
@@ -76,17 +76,17 @@ bool ranks_by_counting(const NmsArgs& args) {
 }
 
 // So many that the pairs which another sort rules out cost more than the sort.
-FASTRPN_HD bool sweeps_in_order(const NmsArgs& args) { return args.n > 4 * kMaxChunk; }
+bool sweeps_in_order(const NmsArgs& args) { return args.n > 4 * kMaxChunk; }
 
-// Whether groups, if there are some, are segments. Not where three launches do it all, and not where the
-// search likely ends in a small first chunk.
+// Whether small groups are decided as segments. Not where three launches do it all, and not where the search
+// likely ends in a small first chunk.
 bool has_segments(const NmsArgs& args) {
-  return args.n > max(kMaxChunk, kCodes) && 4 * args.max_output >= kMaxChunk && !args.is_sorted;
+  return args.groups != nullptr && args.n > kMaxChunk && 4 * args.max_output >= kMaxChunk && !args.is_sorted;
 }
 
 // The most boxes of a segment that one block decides, in a time that grows with their square; those of larger
 // ones are decided in chunks, all together, in a time that grows with n.
-FASTRPN_HD int64_t largest_segment(const NmsArgs& args) {
+__device__ int64_t largest_segment(const NmsArgs& args) {
   return min(int64_t(8192), max(int64_t(1024), args.n / 16));
 }
 
@@ -107,8 +107,7 @@ Workspace<C> lay_out(const NmsArgs& args, WorkspaceCursor& cursor) {
   Workspace<C> w{};
   w.sorted_rows = cursor.take<uint32_t>(total);
   w.boxes = cursor.take<Candidate<C>>(total);
-  w.groups = cursor.take<int64_t>(total);  // room for them in any case: the size depends on no pointer
-  if (args.groups == nullptr) w.groups = nullptr;
+  if (args.groups != nullptr) w.groups = cursor.take<int64_t>(total);
   w.states = cursor.take<State>(total);
   w.summaries = cursor.take<unsigned long long>(total);
   w.valid = cursor.take<int64_t>(args.batch);
@@ -119,12 +118,12 @@ Workspace<C> lay_out(const NmsArgs& args, WorkspaceCursor& cursor) {
   w.keys = cursor.take<uint64_t>(total);
   w.sorted_keys = cursor.take<uint64_t>(total);
   w.rows = cursor.take<uint32_t>(total);
-  if (has_segments(args)) w.sizes = cursor.take<unsigned>(args.batch * kCodes);
-  if (args.groups == nullptr) w.sizes = nullptr;
-  w.segment_kept = w.rows;  // free after the last sort
-  if (has_segments(args) || sweeps_in_order(args)) w.order = cursor.take<uint32_t>(total);
-  if (w.sizes == nullptr && !sweeps_in_order(args)) w.order = nullptr;
+  if (sweeps_in_order(args)) w.order = cursor.take<uint32_t>(total);
   w.sort = cursor.take<char>(device_sort_workspace_bytes(images_per_sort<C>(args) * args.n));
+  if (!has_segments(args)) return w;
+  w.codes = cursor.take<uint8_t>(total);
+  w.sizes = cursor.take<unsigned>(args.batch * kCodes);
+  w.segments = w.rows;  // free after the last sort
   return w;
 }
 
