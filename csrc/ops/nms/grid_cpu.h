@@ -145,7 +145,7 @@ class KeptGrid {
  private:
   static constexpr double kSlack = 1e-5;       // far above the relative error of an IoU in float
   static constexpr double kFarthest = 0x1p60;  // in cells: what still fits an int64_t
-  static constexpr double kCellSize = 6;       // in reaches of a mean box; measured
+  static constexpr double kCellSize = 7;       // in reaches of a mean box; measured
 
   struct Range {
     int64_t first, last;
