@@ -31,7 +31,7 @@ class Target:
         return row["notes"].get(self.quantity)
 
     def by_minima(self, rows: dict[tuple[str, str], dict]) -> float | None:
-        """The ratio of the fastest runs, which noise can hardly change; None for other quantities."""
+        """The ratio of the fastest runs, which noise hardly changes; None for other quantities."""
         minima = rows.get((self.op, self.work), {}).get("minima") or {}
         peer = minima.get(self.quantity.removeprefix("× "))
         return None if peer is None else peer / minima["fastrpn"]
