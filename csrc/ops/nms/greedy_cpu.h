@@ -85,7 +85,7 @@ void keep_by_blocks(const Candidates<Storage>& candidates, const Suppression<com
   using T = compute_t<Storage>;
   constexpr int64_t kBatch = 64;
   // A grid takes about as long for one candidate as so many tests of a block; measured.
-  constexpr int64_t kGridTests = (kVectorBytes == 64 ? 16 : 32) * Chunk<T>::kCapacity;
+  constexpr int64_t kGridTests = 16 * Chunk<T>::kCapacity;
   KeptOfBlocks<T> kept(positions, candidates.size < max_kept ? candidates.size : max_kept);
   Chunk<T> chunk;
   int64_t next = 0, tests = 0;
