@@ -192,11 +192,12 @@ def main(arguments: list[str] | None = None) -> None:
             for name, runs in times.items()
         }
         candidates.clear()
+        results = environment() | {"size": size, "clock": clock.__name__, "rows": rows}
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "results.json").write_text(json.dumps(results, indent=1))
         for name in [] if options.no_start else options.candidates:
             rows[name] |= start_alone(name, folder)
-    results = environment() | {"size": size, "clock": clock.__name__, "rows": rows}
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "results.json").write_text(json.dumps(results, indent=1))
+            (options.output / "results.json").write_text(json.dumps(results, indent=1))
     title = f"R50-FPN, {size[0]} x {size[1]}, {results['cpu']}, {results['threads']} threads"
     draw(rows, options.output / "backends.png", title)
     columns = [key for key in next(iter(rows.values())) if key != "runs"]

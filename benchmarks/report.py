@@ -31,8 +31,10 @@ def target_table(measurements: list[dict]) -> str:
         value = target.measured(rows)
         figures = number(target.must), number(target.aim), number(value)
         verdict = target.verdict(value)
-        cells.append([target.op, target.work, target.quantity, *figures, verdict])
-    return table(["op", "work", "quantity", "must", "aim", "measured", "reaches"], cells)
+        of_minima = number(target.by_minima(rows))
+        cells.append([target.op, target.work, target.quantity, *figures, verdict, of_minima])
+    header = ["op", "work", "quantity", "must", "aim", "measured", "reaches", "of the minima"]
+    return table(header, cells)
 
 
 def drop_in_table(measurements: list[dict]) -> str:

@@ -30,6 +30,12 @@ class Target:
             return row["speedup"].get(self.quantity[2:])
         return row["notes"].get(self.quantity)
 
+    def by_minima(self, rows: dict[tuple[str, str], dict]) -> float | None:
+        """The ratio of the fastest runs, which noise hardly changes; None for other quantities."""
+        minima = rows.get((self.op, self.work), {}).get("minima") or {}
+        peer = minima.get(self.quantity.removeprefix("× "))
+        return None if peer is None else peer / minima["fastrpn"]
+
     def verdict(self, value: float | None) -> str:
         if value is None:
             return "not measured"

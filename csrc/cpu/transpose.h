@@ -78,6 +78,15 @@ inline void transpose_square(SquareRow row[4]) {
 }
 #endif
 
+// Through a value: copied straight into an array, a row goes in two halves, and waits for both.
+inline SquareRow load_row(const void* from) {
+  SquareRow row;
+  memcpy(&row, from, sizeof(row));
+  return row;
+}
+
+inline void store_row(SquareRow row, void* to) { memcpy(to, &row, sizeof(row)); }
+
 template <typename T>
 inline void transpose_words(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
                             int64_t to_stride) {
@@ -86,13 +95,9 @@ inline void transpose_words(const T* from, int64_t from_stride, int64_t rows, in
   for (int64_t row = 0; row < whole_rows; row += kSquare) {
     for (int64_t column = 0; column < whole_columns; column += kSquare) {
       SquareRow square[kSquare];
-      for (int i = 0; i < kSquare; ++i) {
-        memcpy(&square[i], from + (row + i) * from_stride + column, sizeof(SquareRow));
-      }
+      for (int i = 0; i < kSquare; ++i) square[i] = load_row(from + (row + i) * from_stride + column);
       transpose_square(square);
-      for (int i = 0; i < kSquare; ++i) {
-        memcpy(to + (column + i) * to_stride + row, &square[i], sizeof(SquareRow));
-      }
+      for (int i = 0; i < kSquare; ++i) store_row(square[i], to + (column + i) * to_stride + row);
     }
   }
   for (int64_t row = 0; row < rows; ++row) {

@@ -105,6 +105,7 @@ class FusedRPNHead(nn.Module):
     def __init__(self, head: RPNHead, dtype: torch.dtype) -> None:
         super().__init__()
         self.conv = FusedConv2d(head.conv, activation=ACTIVATIONS[nn.ReLU], dtype=dtype)
+        self.convs = nn.ModuleList([self.conv])  # a copy for each level: weights are packed for one
         layers = (head.cls_logits, head.bbox_pred)
         self.num_anchors = head.cls_logits.out_channels
         self.register_buffer("weight", torch.cat([x.weight for x in layers]).flatten(1).to(dtype))
@@ -113,8 +114,10 @@ class FusedRPNHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Feature maps [B, C, H, W] of all levels -> objectness [B, A], deltas [B, A, 4]."""
         objectness, deltas = [], []
-        for feature in features:
-            hidden = self.conv(feature)
+        while len(self.convs) < len(features):
+            self.convs.append(copy.copy(self.conv))  # shares the weights
+        for conv, feature in zip(self.convs, features, strict=False):
+            hidden = conv(feature)
             maps = self._predict(hidden).float()
             logits, boxes = maps.split([self.num_anchors, 4 * self.num_anchors], dim=1)
             objectness.append(flatten_maps(logits, 1).squeeze(2))

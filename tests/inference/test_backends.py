@@ -199,3 +199,17 @@ def test_bad_backends(tiny):
         Predictor(tiny, backend="openvino", precision="bf16")
     with pytest.raises(ValueError, match="cuda_graph: the backend must be eager, got fused"):
         Predictor(tiny, backend="fused", cuda_graph=True)
+
+
+def test_each_level_packs_its_weights_once():
+    """Weights packed for one size of map do not serve another; five levels share one layer."""
+    head = fused(faster_rcnn("resnet18_fpn", 3).eval()).rpn.head
+    maps = [torch.rand(1, 256, side, side) for side in (12, 6, 3)]
+    with torch.inference_mode():
+        first = head(maps)
+        packed = [conv._packed[1] for conv in head.convs]
+        second = head(maps)
+    assert len(packed) == len(maps) and None not in packed
+    assert all(conv._packed[1] is before for conv, before in zip(head.convs, packed, strict=True))
+    assert all(conv.weight is head.conv.weight for conv in head.convs)
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])

@@ -73,15 +73,14 @@ class Suppression {
   // t/(1+t) of a box's area, rounded down: IoU(a, b) > t implies inter > bound(a) + bound(b).
   T bound(T area) const { return scale_ * area; }
 
-  // By how much the overlap with each box of a block exceeds the bound, up to rounding; NaN where a box is
-  // not active. No extreme area, 0 <= threshold < 1. kAsIntegers: no coordinate of the block has its
-  // sign bit set.
+  // By how much the overlap with each box of a block exceeds the bound of `box`. No extreme area,
+  // 0 <= threshold < 1. kAsIntegers: no coordinate of the block has its sign bit set.
   template <bool kAsIntegers>
-  V margin(const BoxBlock<T>& block, const Box<T>& box, T box_bound) const {
+  V excess(const BoxBlock<T>& block, const Box<T>& box, T box_bound) const {
     const V w = shared_length<T, kAsIntegers>(load(block.x1), load(block.x2), splat(box.x1), splat(box.x2));
     const V h = shared_length<T, kAsIntegers>(load(block.y1), load(block.y2), splat(box.y1), splat(box.y2));
     // One clamp is enough: the product is positive only if h > 0 too.
-    return not_negative<T>(w) * h - (load(block.bound) + box_bound);
+    return not_negative<T>(w) * h - box_bound;
   }
 
   // Lanes of a block that are suppressed for sure, and those that only the definition can decide.
@@ -89,17 +88,19 @@ class Suppression {
     uint32_t sure, unsure;
   };
 
-  // Where the margin is small, the bound is at most the area of the block's box; rounding errors of both
-  // tests together are below 32 epsilon of that.
-  Verdict judge(const BoxBlock<T>& block, V margin) const {
-    const V slack = load(block.bound) * slack_;
+  // For the greatest excess over some boxes. Where it is near the bound of the block's box, the overlap and
+  // the other bound are at most that box's area; rounding errors of both tests together are below 32 epsilon
+  // of it.
+  Verdict judge(const BoxBlock<T>& block, V excess) const {
+    const V bound = load(block.bound), slack = bound * slack_, margin = excess - bound;
     const uint32_t sure = lanes_greater(margin, slack + least_sure_);
     return {sure, lanes_greater(margin, -slack) & ~sure};
   }
 
   // Whether one of the block's boxes suppresses the box; the same conditions.
   bool hit(const BoxBlock<T>& block, const Box<T>& box, T box_bound) const {
-    return lanes_greater(margin<false>(block, box, box_bound), V{}) != 0 && exactly(block, box) != 0;
+    return lanes_greater(excess<false>(block, box, box_bound), load(block.bound)) != 0 &&
+           exactly(block, box) != 0;
   }
 
   // Lanes of a block whose IoU with a box exceeds the threshold, by the definition: any boxes, any threshold.
