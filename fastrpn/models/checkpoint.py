@@ -37,6 +37,7 @@ __all__ += [
 __all__ += ["save_checkpoint", "save_weights"]
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"  # the files of a run
+PICTURES = "pictures"  # the folder beside them
 OWN_MODEL = "own"  # the name of a model that was handed to `Trainer`
 
 _FORMAT = "fastrpn checkpoint 1"
@@ -91,6 +92,7 @@ def _keep(path: Path, previous: Path) -> None:
     except OSError:  # a file system without links
         shutil.copyfile(path, second)
     os.replace(second, previous)
+    second.unlink(missing_ok=True)  # a rename between two names of one file does nothing
 
 
 def clear_folder(folder: str | Path, is_new_run: bool) -> None:
@@ -102,8 +104,9 @@ def clear_folder(folder: str | Path, is_new_run: bool) -> None:
             first one, `resume` would continue the former.
     """
     folder = Path(folder)
-    for path in folder.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for place in (folder, folder / PICTURES):
+        for path in place.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     if is_new_run:
         for name in (LAST, PREVIOUS, BEST):
             (folder / name).unlink(missing_ok=True)

@@ -30,6 +30,7 @@ from fastrpn.models.checkpoint import (
     BEST,
     LAST,
     OWN_MODEL,
+    PICTURES,
     PREVIOUS,
     clear_folder,
     describe_model,
@@ -372,7 +373,7 @@ class Trainer:
         is_better = ap > self.best
         self.best = max(self.best, ap)
         if distributed.is_main():
-            self.draw(self.validation, self.output / "pictures", board)
+            self.draw(self.validation, self.output / PICTURES, board)
             if is_better:
                 save_checkpoint(self.output / BEST, self.content())
         progress.print_metrics(self.step, numbers)

@@ -6,20 +6,24 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 import warnings
 
 import pytest
 import torch
 from kills import SCHEDULES, TWO_PROCESSES, equal_runs, kill_at, make_config, start
+from kills import __file__ as KILLS
 
 from fastrpn.cli import main
 from fastrpn.data import BadDataError, FromTorchvision, generate_synthetic, open_dataset
 from fastrpn.data import loader as loading
 from fastrpn.data.loader import WorkerKilledError, build_loader
+from fastrpn.files import UNFINISHED
 from fastrpn.models import faster_rcnn, load_weights
 from fastrpn.models.checkpoint import (
     DamagedCheckpointError,
+    clear_folder,
     load_checkpoint,
     load_model,
     save_checkpoint,
@@ -102,6 +106,37 @@ def test_resume_goes_back_to_the_checkpoint_before(data, whole, tmp_path, damage
         last.write_bytes(b"")
         with pytest.raises(DamagedCheckpointError, match=r"previous\.pt: cannot be read"):
             train(config)
+
+
+@pytest.mark.slow
+def test_a_run_killed_before_one_of_its_changes_to_the_folder():
+    """Any of them; `kills.py --changes 1000` takes all, in five minutes."""
+    seed = str(random.Random().randrange(10**6))
+    command = [sys.executable, KILLS, "--changes", "8", "--seed", seed]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, f"--seed {seed}: {found.stdout}{found.stderr}"
+    assert found.stdout.splitlines()[-1] == "16 of 16 runs equal"
+
+
+def test_what_was_killed_while_it_wrote_leaves_nothing(tmp_path):
+    for folder in (tmp_path, tmp_path / "pictures"):
+        folder.mkdir(exist_ok=True)
+        (folder / f"{UNFINISHED}a.jpg").write_bytes(b"half")
+    kept = tmp_path / "another-run" / f"{UNFINISHED}b.pt"  # perhaps being written
+    kept.parent.mkdir()
+    kept.write_bytes(b"half")
+    clear_folder(tmp_path, is_new_run=False)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
+
+
+def test_killed_between_the_renames_of_a_checkpoint(tmp_path):
+    """Both names are then one file's, and a rename between such names does nothing."""
+    last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
+    save_checkpoint(last, {"step": 1}, previous)
+    os.link(last, previous)
+    save_checkpoint(last, {"step": 2}, previous)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
+    assert [load_checkpoint(path)["step"] for path in (previous, last)] == [1, 2]
 
 
 FULL_DISK = """
