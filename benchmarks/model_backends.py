@@ -36,7 +36,11 @@ import matplotlib.pyplot as plt  # noqa: E402
 Detect = Callable[[Tensor], dict[str, Tensor]]
 
 TORCHVISION = "torchvision"
-EXPORTS = {"torchvision, onnxruntime": "onnxruntime", "torchvision, OpenVINO": "openvino"}
+EXPORTS = {  # of torchvision's model: runtime, OpenVINO's precision
+    "torchvision, onnxruntime": ("onnxruntime", ""),
+    "torchvision, OpenVINO": ("openvino", "f32"),
+    "torchvision, OpenVINO, bf16": ("openvino", "bf16"),
+}
 BACKENDS = {
     f"fastrpn {backend}": {"backend": backend}
     for backend in ("eager", "fused", "compiled", "onnxruntime", "openvino")
@@ -64,7 +68,7 @@ def open_candidate(name: str, folder: Path) -> Detect:
     if name in BACKENDS:
         return Predictor(folder / WEIGHTS, device="cpu", **BACKENDS[name])
     if name in EXPORTS:
-        return partial(_detect_onnx, _open_onnx(folder / ONNX, EXPORTS[name]))
+        return partial(_detect_onnx, _open_onnx(folder / ONNX, *EXPORTS[name]))
     from torchvision.models import detection
 
     size = json.loads((folder / "size.json").read_text())
@@ -80,12 +84,14 @@ def _detect_module(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     return model([image])[0]
 
 
-def _open_onnx(path: Path, runtime: str) -> Callable[[np.ndarray], list[np.ndarray]]:
+def _open_onnx(
+    path: Path, runtime: str, precision: str
+) -> Callable[[np.ndarray], list[np.ndarray]]:
     threads = torch.get_num_threads()
     if runtime == "openvino":
         import openvino
 
-        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
         compiled = openvino.Core().compile_model(path, "CPU", options)
 
         def run(image: np.ndarray) -> list[np.ndarray]:
@@ -157,6 +163,10 @@ def draw(rows: dict[str, dict], path: Path, title: str) -> None:
     plt.close(figure)
 
 
+def _write(path: Path, results: dict) -> None:
+    path.write_text(json.dumps(results, indent=1))
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/backends"))
@@ -194,10 +204,11 @@ def main(arguments: list[str] | None = None) -> None:
         candidates.clear()
         results = environment() | {"size": size, "clock": clock.__name__, "rows": rows}
         options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "results.json").write_text(json.dumps(results, indent=1))
+        write = partial(_write, options.output / "results.json", results)
+        write()
         for name in [] if options.no_start else options.candidates:
             rows[name] |= start_alone(name, folder)
-            (options.output / "results.json").write_text(json.dumps(results, indent=1))
+            write()
     title = f"R50-FPN, {size[0]} x {size[1]}, {results['cpu']}, {results['threads']} threads"
     draw(rows, options.output / "backends.png", title)
     columns = [key for key in next(iter(rows.values())) if key != "runs"]

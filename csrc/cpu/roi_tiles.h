@@ -171,9 +171,7 @@ Cells<const T> pack(const Stored* map, MapLayout layout, int64_t channels, const
       transpose(from, layout.channel, channels, count, cells, kBlock);
       continue;
     }
-    for (int64_t x = 0; x < count; ++x) {
-      for (int64_t c = 0; c < channels; ++c) cells[x * kBlock + c] = widen(from[x * layout.cell + c]);
-    }
+    for (int64_t x = 0; x < count; ++x) convert(from + x * layout.cell, channels, cells + x * kBlock);
   }
   return {to, packed.start, packed.row, packed.cell};
 }
@@ -182,22 +180,16 @@ Cells<const T> pack(const Stored* map, MapLayout layout, int64_t channels, const
 template <typename To, typename From>
 void place(const From* block, int64_t channels, const PooledLayout& layout, To* to) {
   if (!layout.channels_last) return transpose(block, kBlock, layout.bins, channels, to, layout.bins);
-  for (int64_t bin = 0; bin < layout.bins; ++bin) {
-    for (int64_t c = 0; c < channels; ++c) {
-      to[bin * layout.channels + c] = Convert<To, From>::from(block[bin * kBlock + c]);
-    }
-  }
+  for (int64_t bin = 0; bin < layout.bins; ++bin)
+    convert(block + bin * kBlock, channels, to + bin * layout.channels);
 }
 
 // The way back: a block of a pooled tensor as [bins][kBlock]. Channels beyond are left as they are.
 template <typename To, typename From>
 void take(const From* from, int64_t channels, const PooledLayout& layout, To* block) {
   if (!layout.channels_last) return transpose(from, layout.bins, channels, layout.bins, block, kBlock);
-  for (int64_t bin = 0; bin < layout.bins; ++bin) {
-    for (int64_t c = 0; c < channels; ++c) {
-      block[bin * kBlock + c] = Convert<To, From>::from(from[bin * layout.channels + c]);
-    }
-  }
+  for (int64_t bin = 0; bin < layout.bins; ++bin)
+    convert(from + bin * layout.channels, channels, block + bin * kBlock);
 }
 
 // Most RoIs of a tile such that every thread gets some.

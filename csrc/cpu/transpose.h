@@ -3,36 +3,15 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
-#include "math/dtype.h"
+#include "cpu/half.h"
 
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
-// Between a stored and a computed type, either way.
-template <typename To, typename From>
-struct Convert {
-  static inline To from(From value) { return Narrow<To>::from(widen(value)); }
-};
-template <typename T>
-struct Convert<T, T> {
-  static inline T from(T value) { return value; }
-};
-
-// to[column][row] = from[row][column]; rows of each lie `stride` elements apart.
-template <typename To, typename From>
-inline void transpose(const From* from, int64_t from_stride, int64_t rows, int64_t columns, To* to,
-                      int64_t to_stride) {
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t column = 0; column < columns; ++column) {
-      to[column * to_stride + row] = Convert<To, From>::from(from[row * from_stride + column]);
-    }
-  }
-}
-
-// Squares of four-byte elements that are transposed in registers: 8 x 8 where vectors hold as many, else
-// 4 x 4. In each step rows of half-way results are merged: single elements, then pairs, then halves.
+// Squares of words that are transposed in registers: 8 x 8 where vectors hold as many, else 4 x 4; half
+// types are widened on the way. In each step rows of half-way results are merged: single elements, then
+// pairs, then halves.
 #if defined(__clang__)
 #define FASTRPN_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
@@ -41,7 +20,7 @@ inline void transpose(const From* from, int64_t from_stride, int64_t rows, int64
 
 #if defined(__AVX2__)
 constexpr int kSquare = 8;
-typedef uint32_t SquareRow __attribute__((vector_size(32)));
+using SquareRow = WordsOf<kSquare>::type;
 
 inline void transpose_square(SquareRow row[8]) {
   SquareRow half[8];
@@ -63,7 +42,7 @@ inline void transpose_square(SquareRow row[8]) {
 }
 #else
 constexpr int kSquare = 4;
-typedef uint32_t SquareRow __attribute__((vector_size(16)));
+using SquareRow = WordsOf<kSquare>::type;
 
 inline void transpose_square(SquareRow row[4]) {
   SquareRow half[4];
@@ -78,45 +57,31 @@ inline void transpose_square(SquareRow row[4]) {
 }
 #endif
 
-// Through a value: copied straight into an array, a row goes in two halves, and waits for both.
-inline SquareRow load_row(const void* from) {
-  SquareRow row;
-  memcpy(&row, from, sizeof(row));
-  return row;
-}
-
-inline void store_row(SquareRow row, void* to) { memcpy(to, &row, sizeof(row)); }
-
-template <typename T>
-inline void transpose_words(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
-                            int64_t to_stride) {
-  static_assert(sizeof(T) == 4, "four-byte elements");
-  const int64_t whole_rows = rows / kSquare * kSquare, whole_columns = columns / kSquare * kSquare;
-  for (int64_t row = 0; row < whole_rows; row += kSquare) {
-    for (int64_t column = 0; column < whole_columns; column += kSquare) {
-      SquareRow square[kSquare];
-      for (int i = 0; i < kSquare; ++i) square[i] = load_row(from + (row + i) * from_stride + column);
-      transpose_square(square);
-      for (int i = 0; i < kSquare; ++i) store_row(square[i], to + (column + i) * to_stride + row);
+// to[column][row] = from[row][column]; rows of each lie `stride` elements apart.
+template <typename To, typename From>
+inline void transpose(const From* from, int64_t from_stride, int64_t rows, int64_t columns, To* to,
+                      int64_t to_stride) {
+  int64_t whole_rows = 0, whole_columns = 0;
+  if constexpr (kFitsWord<To> && kFitsWord<From>) {
+    whole_rows = rows / kSquare * kSquare;
+    whole_columns = columns / kSquare * kSquare;
+    for (int64_t row = 0; row < whole_rows; row += kSquare) {
+      for (int64_t column = 0; column < whole_columns; column += kSquare) {
+        SquareRow square[kSquare];
+        for (int i = 0; i < kSquare; ++i) {
+          square[i] = load_words<kSquare>(from + (row + i) * from_stride + column);
+        }
+        transpose_square(square);
+        for (int i = 0; i < kSquare; ++i)
+          store_words<kSquare>(square[i], to + (column + i) * to_stride + row);
+      }
     }
   }
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t column = row < whole_rows ? whole_columns : 0; column < columns; ++column) {
-      to[column * to_stride + row] = from[row * from_stride + column];
+      to[column * to_stride + row] = Convert<To, From>::from(from[row * from_stride + column]);
     }
   }
-}
-
-template <>
-inline void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to,
-                      int64_t to_stride) {
-  transpose_words(from, from_stride, rows, columns, to, to_stride);
-}
-
-template <>
-inline void transpose(const int32_t* from, int64_t from_stride, int64_t rows, int64_t columns, int32_t* to,
-                      int64_t to_stride) {
-  transpose_words(from, from_stride, rows, columns, to, to_stride);
 }
 
 }  // namespace

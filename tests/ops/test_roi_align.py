@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from roi_cases import DTYPES, LAYOUTS, SCALE, any_rois, output_and_gradient, random_case
 
-from fastrpn.ops import RoIAlign, multiscale_roi_align, reference, roi_align
+from fastrpn.ops import RoIAlign, multiscale_roi_align, reference, roi_align, roi_pool
 
 # torchvision adds four products for each sample and divides; ours adds the weights of a cell first.
 # The absolute weights of a bin sum to 1 and features are normal, so each of the two sums of up to
@@ -92,8 +92,9 @@ def test_features_that_are_not_finite(layout, sampling_ratio, value):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("roi_dtype", [torch.float32, None])
-def test_half_types_compute_in_float32(layout, dtype, roi_dtype):
-    features, rois = random_case(2, channels=33, dtype=dtype)
+@pytest.mark.parametrize("channels", [33, 16, 80])
+def test_half_types_compute_in_float32(simd_level, layout, dtype, roi_dtype, channels):
+    features, rois = random_case(2, channels=channels, dtype=dtype)
     features, rois = features.contiguous(memory_format=layout), rois.to(roi_dtype or dtype)
     output, grad = output_and_gradient(roi_align, features, rois, 7, SCALE, 2)
     gradient = torch.randn(
@@ -104,6 +105,25 @@ def test_half_types_compute_in_float32(layout, dtype, roi_dtype):
     expected.backward(gradient)
     assert torch.equal(output, expected.to(dtype))
     assert torch.equal(grad, wide.grad.to(dtype))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [1, 16, 24, 64, 96])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("operator", [roi_align, roi_pool])
+def test_every_half_value_is_widened_and_rounded_as_torch_does(
+    simd_level, layout, channels, dtype, operator
+):
+    values = torch.arange(2**16, dtype=torch.int32).sub(2**15).to(torch.int16).view(dtype)
+    values = torch.cat([values, values[: -len(values) % (64 * channels)]])
+    features = values.view(1, channels, -1, 64).contiguous(memory_format=layout)
+    height = features.shape[2]  # the bins of a RoI are single cells, or lie between two
+    rois = [[0, x, y, x + 63, y + 7] for y in range(0, height, 8) for x in (0, 0.5)]
+    rois = torch.tensor(rois, dtype=torch.float32)
+    expected = operator(features.float(), rois, (8, 64)).to(dtype)
+    found = operator(features, rois, (8, 64))
+    assert torch.equal(found.isnan(), expected.isnan()) and expected.isfinite().any()
+    assert torch.equal(found.nan_to_num(3.0), expected.nan_to_num(3.0))
 
 
 def test_layouts_agree_bit_for_bit():

@@ -82,8 +82,9 @@ def test_any_rois_equal_the_oracle_and_pool_a_maximum(rois, layout, height, widt
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("roi_dtype", [torch.float32, None])
-def test_half_types_compute_in_float32(layout, dtype, roi_dtype):
-    features, rois = random_case(4, channels=33, dtype=dtype)
+@pytest.mark.parametrize("channels", [33, 16, 80])
+def test_half_types_compute_in_float32(simd_level, layout, dtype, roi_dtype, channels):
+    features, rois = random_case(4, channels=channels, dtype=dtype)
     features = features.contiguous(memory_format=layout).requires_grad_()
     rois = rois.to(roi_dtype or dtype)
     wide = features.detach().float().requires_grad_()

@@ -87,11 +87,7 @@ struct BackwardCall {
   static void unpack(const T* from, int64_t count, int64_t channels, Stored* to, int64_t cell_stride,
                      int64_t channel_stride) {
     if (channel_stride != 1) return transpose(from, kBlock, count, channels, to, channel_stride);
-    for (int64_t x = 0; x < count; ++x) {
-      for (int64_t c = 0; c < channels; ++c) {
-        to[x * cell_stride + c] = Convert<Stored, T>::from(from[x * kBlock + c]);
-      }
-    }
+    for (int64_t x = 0; x < count; ++x) convert(from + x * kBlock, channels, to + x * cell_stride);
   }
 
   // The same for a single channel of a part too large to pack.

@@ -16,25 +16,41 @@
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
-// All bins of a RoI for kCount vectors of channels; bins lie `stride` elements apart in the output.
-template <typename T, int kCount>
-void align_bins(Cells<const T> cells, AxisTaps<T> rows, AxisTaps<T> columns, const RoiAlignArgs& args,
-                T* output, int64_t stride) {
+// A bin for kCount vectors of channels: its rows of cells [rows.first[ph], rows.first[ph + 1]), likewise
+// columns.
+template <int kCount, typename T, typename Stored>
+FASTRPN_HOST void align_bin(Cells<const Stored> cells, AxisTaps<T> rows, int64_t ph, AxisTaps<T> columns,
+                            int64_t pw, Stored* output) {
+  Vec<T> sum[kCount] = {};
+  for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
+    const int64_t row = cells.start + rows.cell[r] * cells.row;
+    Vec<T> row_sum[kCount] = {};
+    for (int32_t c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
+      const Stored* cell = cells.memory + (row + columns.cell[c] * cells.cell);
+      Vec<T> values[kCount];
+      load_widened(cell, values);
+      for (int k = 0; k < kCount; ++k) row_sum[k] += values[k] * columns.weight[c];
+    }
+    for (int k = 0; k < kCount; ++k) sum[k] += row_sum[k] * rows.weight[r];
+  }
+  store_rounded(sum, output);
+}
+
+// All bins of a RoI for `channels` channels, whole vectors; output: [bins][channels]. Bins outside, so that
+// a cell's channels are read in one go: the map may lie far away in memory.
+template <typename T, typename Stored>
+FASTRPN_HOST void align_bins(Cells<const Stored> cells, AxisTaps<T> rows, AxisTaps<T> columns,
+                             const RoiAlignArgs& args, int64_t channels, Stored* output) {
+  constexpr int64_t kStep = kVectors<T> * kLanes<T>;
   for (int64_t ph = 0; ph < args.pooled_height; ++ph) {
-    for (int64_t pw = 0; pw < args.pooled_width; ++pw, output += stride) {
-      Vec<T> sum[kCount] = {};
-      for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
-        const int64_t row = cells.start + rows.cell[r] * cells.row;
-        Vec<T> row_sum[kCount] = {};
-        for (int32_t c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
-          const T* cell = cells.memory + (row + columns.cell[c] * cells.cell);
-          for (int k = 0; k < kCount; ++k) {
-            row_sum[k] += load(cell + k * kLanes<T>) * columns.weight[c];
-          }
-        }
-        for (int k = 0; k < kCount; ++k) sum[k] += row_sum[k] * rows.weight[r];
+    for (int64_t pw = 0; pw < args.pooled_width; ++pw, output += channels) {
+      int64_t c = 0;
+      for (; c + kStep <= channels; c += kStep) {
+        align_bin<kVectors<T>>(cells.from_channel(c), rows, ph, columns, pw, output + c);
       }
-      for (int k = 0; k < kCount; ++k) store<T>(sum[k], output + k * kLanes<T>);
+      for (; c < channels; c += kLanes<T>) {
+        align_bin<1>(cells.from_channel(c), rows, ph, columns, pw, output + c);
+      }
     }
   }
 }
@@ -102,10 +118,7 @@ void align_packed(const Call<T, Stored>& call, const ParallelFor& parallel_for) 
     Buffer<T> block(call.pooled.bins * kBlock);
     for (int64_t i = tile.begin; i < tile.end; ++i) {
       const int64_t n = tiling.order[i];
-      for (int c = 0; c < kBlock; c += kVectors<T> * kLanes<T>) {
-        align_bins<T, kVectors<T>>(cells.from_channel(c), plan.rows(n), plan.columns(n), args,
-                                   block.data() + c, kBlock);
-      }
+      align_bins(cells, plan.rows(n), plan.columns(n), args, kBlock, block.data());
       place(block.data(), channels, call.pooled, call.output(n, channel));
     }
   };
@@ -115,26 +128,18 @@ void align_packed(const Call<T, Stored>& call, const ParallelFor& parallel_for) 
       [&](int64_t map) { return plan.layout_of(map); }, align_tile);
 }
 
-// Channels last and nothing to widen: features are read and results written in place.
-template <typename T>
-void align_in_place(const Call<T, T>& call, const ParallelFor& parallel_for) {
-  const RoiAlignArgs& args = call.args;
-  const auto align_channels = [&](auto vectors, int64_t n, int64_t channel) {
-    align_bins<T, decltype(vectors)::value>(call.cells(call.plan.map_of()[n], channel), call.plan.rows(n),
-                                            call.plan.columns(n), args, call.output(n, channel),
-                                            args.channels);
-  };
-  parallel_for(args.num_rois, 1, [&](int64_t begin, int64_t end) {
+// Channels last: features are read and results written in place.
+template <typename T, typename Stored>
+void align_in_place(const Call<T, Stored>& call, const ParallelFor& parallel_for) {
+  const AlignPlan<T>& plan = call.plan;
+  parallel_for(call.args.num_rois, 1, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      if (call.plan.map_of()[n] < 0) {
+      if (plan.map_of()[n] < 0) {
         call.clear(n);
-        continue;
+      } else {
+        align_bins(call.cells(plan.map_of()[n], 0), plan.rows(n), plan.columns(n), call.args,
+                   call.args.channels, call.output(n, 0));
       }
-      int64_t channel = 0;
-      for (; channel + kVectors<T> * kLanes<T> <= args.channels; channel += kVectors<T> * kLanes<T>) {
-        align_channels(Count<kVectors<T>>(), n, channel);
-      }
-      for (; channel < args.channels; channel += kLanes<T>) align_channels(Count<1>(), n, channel);
     }
   });
 }
@@ -143,9 +148,7 @@ template <typename Stored>
 void align(const RoiAlignArgs& args, const ParallelFor& parallel_for) {
   using T = compute_t<Stored>;
   const Call<T, Stored> call(args, parallel_for);
-  if constexpr (sizeof(T) == sizeof(Stored)) {
-    if (args.channels_last && args.channels % kLanes<T> == 0) return align_in_place(call, parallel_for);
-  }
+  if (args.channels_last && args.channels % kLanes<T> == 0) return align_in_place(call, parallel_for);
   align_packed(call, parallel_for);
 }
 

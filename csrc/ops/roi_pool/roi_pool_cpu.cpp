@@ -55,48 +55,62 @@ void plan(const RoiPoolArgs& args, int32_t* borders, int64_t* image_of, CellBox*
   }
 }
 
-template <typename T>
-inline void store_index(IndexVec<T> index, int32_t* to) {
-  if constexpr (sizeof(T) == sizeof(int32_t)) {
-    store<int32_t>(index, to);
-  } else {
-    for (int i = 0; i < kLanes<T>; ++i) to[i] = int32_t(index[i]);
+// Indices in the lanes that load_widened gave the values.
+template <typename T, typename Memory, int kCount>
+inline void store_indices(const IndexVec<T> (&indices)[kCount], int32_t* to) {
+  for (int k = 0; k < kCount; ++k) {
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      to[place_of_lane<kCount, Memory>(k, lane)] = int32_t(indices[k][lane]);
+    }
   }
 }
 
-// All bins of a RoI for kCount vectors of channels; bins lie `stride` elements apart in the outputs.
-template <typename T, typename Stored, int kCount, bool kArgmax>
-void pool_bins(Cells<const T> cells, const Bins& bins, int64_t width, T* output, int32_t* argmax,
-               int64_t stride) {
+// A bin, cells [y_begin, y_end) x [x_begin, x_end), for kCount vectors of channels. A bin of NaNs only gives
+// `lowest`.
+template <int kCount, bool kArgmax, typename T, typename Memory>
+FASTRPN_HOST void pool_bin(Cells<const Memory> cells, int64_t y_begin, int64_t y_end, int64_t x_begin,
+                           int64_t x_end, int64_t width, T lowest, Memory* output, int32_t* argmax) {
   using Index = IndexVec<T>;
+  const bool empty = y_end <= y_begin || x_end <= x_begin;
+  Vec<T> best[kCount];
+  Index at[kCount];
+  for (int k = 0; k < kCount; ++k) {
+    best[k] = splat(empty ? T(0) : lowest);
+    at[k] = Index{} - 1;
+  }
+  for (int64_t y = y_begin; y < y_end; ++y) {
+    const Memory* cell = cells.at(y, x_begin);
+    for (int64_t x = x_begin; x < x_end; ++x, cell += cells.cell) {
+      Vec<T> values[kCount];
+      load_widened(cell, values);
+      for (int k = 0; k < kCount; ++k) {
+        if (kArgmax) at[k] = values[k] > best[k] ? Index{} + int32_t(y * width + x) : at[k];
+        best[k] = values[k] > best[k] ? values[k] : best[k];
+      }
+    }
+  }
+  store_rounded(best, output);
+  if (kArgmax) store_indices<T, Memory>(at, argmax);
+}
+
+// All bins of a RoI for `channels` channels, whole vectors; outputs: [bins][channels]. Bins outside, so that
+// a cell's channels are read in one go: the map may lie far away in memory.
+template <bool kArgmax, typename T, typename Memory>
+FASTRPN_HOST void pool_bins(Cells<const Memory> cells, const Bins& bins, int64_t width, int64_t channels,
+                            T lowest, Memory* output, int32_t* argmax) {
+  constexpr int64_t kStep = kVectors<T> * kLanes<T>;
   for (int64_t ph = 0; ph < bins.pooled_height; ++ph) {
-    const int64_t y_begin = bins.y_begin[ph], y_end = bins.y_end[ph];
     for (int64_t pw = 0; pw < bins.pooled_width; ++pw) {
-      const int64_t x_begin = bins.x_begin[pw], x_end = bins.x_end[pw];
-      const bool empty = y_end <= y_begin || x_end <= x_begin;
-      Vec<T> best[kCount];
-      Index at[kCount];
-      for (int k = 0; k < kCount; ++k) {
-        // A bin of NaNs only gives the lowest value.
-        best[k] = splat(empty ? T(0) : T(kLowest<Stored>));
-        at[k] = Index{} - 1;
-      }
-      for (int64_t y = y_begin; y < y_end; ++y) {
-        const T* cell = cells.at(y, x_begin);
-        for (int64_t x = x_begin; x < x_end; ++x, cell += cells.cell) {
-          for (int k = 0; k < kCount; ++k) {
-            const Vec<T> value = load(cell + k * kLanes<T>);
-            if (kArgmax) at[k] = value > best[k] ? Index{} + int32_t(y * width + x) : at[k];
-            best[k] = value > best[k] ? value : best[k];
-          }
-        }
-      }
-      for (int k = 0; k < kCount; ++k) {
-        store<T>(best[k], output + k * kLanes<T>);
-        if (kArgmax) store_index<T>(at[k], argmax + k * kLanes<T>);
-      }
-      output += stride;
-      if (kArgmax) argmax += stride;
+      const auto pool = [&](auto vectors, int64_t c) {
+        pool_bin<decltype(vectors)::value, kArgmax, T>(cells.from_channel(c), bins.y_begin[ph],
+                                                       bins.y_end[ph], bins.x_begin[pw], bins.x_end[pw],
+                                                       width, lowest, output + c, argmax + c);
+      };
+      int64_t c = 0;
+      for (; c + kStep <= channels; c += kStep) pool(Count<kVectors<T>>(), c);
+      for (; c < channels; c += kLanes<T>) pool(Count<1>(), c);
+      output += channels;
+      if (kArgmax) argmax += channels;
     }
   }
 }
@@ -180,10 +194,8 @@ void pool_packed(const Call<T, Stored>& call, const ParallelFor& parallel_for) {
     Buffer<int32_t> argmax(kArgmax ? layout.bins * kBlock : 0);
     for (int64_t i = tile.begin; i < tile.end; ++i) {
       const int64_t n = tiling.order[i], to = layout.offset(n, channel);
-      for (int c = 0; c < kBlock; c += kVectors<T> * kLanes<T>) {
-        pool_bins<T, Stored, kVectors<T>, kArgmax>(cells.from_channel(c), call.bins_of(n), args.width,
-                                                   block.data() + c, argmax.data() + c, kBlock);
-      }
+      pool_bins<kArgmax>(cells, call.bins_of(n), args.width, kBlock, T(kLowest<Stored>), block.data(),
+                         argmax.data());
       place(block.data(), channels, layout, call.output(to));
       if (kArgmax) place(argmax.data(), channels, layout, call.argmax(to));
     }
@@ -194,27 +206,21 @@ void pool_packed(const Call<T, Stored>& call, const ParallelFor& parallel_for) {
       [&](int64_t) { return call.map_layout; }, pool_tile);
 }
 
-// Channels last and nothing to widen: features are read and results written in place.
-template <typename T, bool kArgmax>
-void pool_in_place(const Call<T, T>& call, const ParallelFor& parallel_for) {
+// Channels last: features are read and results written in place.
+template <typename T, typename Stored, bool kArgmax>
+void pool_in_place(const Call<T, Stored>& call, const ParallelFor& parallel_for) {
   const RoiPoolArgs& args = call.args;
-  const auto pool_channels = [&](auto vectors, int64_t n, int64_t channel) {
-    const int64_t to = call.pooled.offset(n, channel);
-    pool_bins<T, T, decltype(vectors)::value, kArgmax>(
-        {call.map(call.image_of[n], channel), 0, call.map_layout.row, call.map_layout.cell}, call.bins_of(n),
-        args.width, call.output(to), call.argmax(to), args.channels);
-  };
   parallel_for(args.num_rois, 1, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       if (call.image_of[n] < 0) {
         call.clear(n);
         continue;
       }
-      int64_t channel = 0;
-      for (; channel + kVectors<T> * kLanes<T> <= args.channels; channel += kVectors<T> * kLanes<T>) {
-        pool_channels(Count<kVectors<T>>(), n, channel);
-      }
-      for (; channel < args.channels; channel += kLanes<T>) pool_channels(Count<1>(), n, channel);
+      const int64_t to = call.pooled.offset(n, 0);
+      const Cells<const Stored> cells = {call.map(call.image_of[n], 0), 0, call.map_layout.row,
+                                         call.map_layout.cell};
+      pool_bins<kArgmax>(cells, call.bins_of(n), args.width, args.channels, T(kLowest<Stored>),
+                         call.output(to), call.argmax(to));
     }
   });
 }
@@ -222,10 +228,8 @@ void pool_in_place(const Call<T, T>& call, const ParallelFor& parallel_for) {
 template <typename T, typename Stored, bool kArgmax>
 void pool(const RoiPoolArgs& args, const ParallelFor& parallel_for) {
   const Call<T, Stored> call(args);
-  if constexpr (sizeof(T) == sizeof(Stored)) {
-    if (args.channels_last && args.channels % kLanes<T> == 0) {
-      return pool_in_place<T, kArgmax>(call, parallel_for);
-    }
+  if (args.channels_last && args.channels % kLanes<T> == 0) {
+    return pool_in_place<T, Stored, kArgmax>(call, parallel_for);
   }
   pool_packed<T, Stored, kArgmax>(call, parallel_for);
 }
