@@ -23,7 +23,7 @@ from fastrpn.models.fused_graph import fuse
 from fastrpn.models.roi_head import BoxHead
 from fastrpn.models.rpn import RPNHead, flatten_maps
 
-__all__ = ["FusedPyramid", "FusedRPNHead", "fused"]
+__all__ = ["FusedBoxHead", "FusedPyramid", "FusedRPNHead", "fused"]
 
 _EXAMPLE = (1, 3, 96, 128)  # of an image, on which networks are compared
 
@@ -63,7 +63,7 @@ def fused(model: FasterRCNN, dtype: torch.dtype = torch.float32) -> FasterRCNN:
 def _fuse_box_head(twin: Any, image: Tensor, dtype: torch.dtype) -> None:
     head = twin.roi_head
     if type(head.box_head) is BoxHead:
-        head.box_head.to(dtype)
+        head.box_head = FusedBoxHead(head.box_head, dtype)
     else:
         with torch.inference_mode():
             features = twin.features(image)
@@ -130,3 +130,41 @@ class FusedRPNHead(nn.Module):
             maps = torch.matmul(self.weight, hidden.flatten(2)).unflatten(2, hidden.shape[2:])
             return maps + self.bias[:, None, None]
         return F.linear(hidden.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+class FusedBoxHead(nn.Module):
+    """:class:`~fastrpn.models.roi_head.BoxHead`; reads pooled features as they lie in memory, and
+    puts the weights of fc6 in that order instead, once."""
+
+    bias: Tensor
+
+    def __init__(self, head: BoxHead, dtype: torch.dtype) -> None:
+        super().__init__()
+        head.to(dtype)
+        self.register_buffer("bias", head.fc6.bias)
+        self.fc7 = head.fc7
+        self.out_features = head.out_features
+        self._fc6 = torch.contiguous_format, head.fc6.weight
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """[N, C, size, size] in either layout -> [N, width]."""
+        layout, weight = self._fc6
+        if not pooled.is_contiguous(memory_format=layout):
+            maps = weight.unflatten(1, _in_layout(pooled, layout).shape[1:])
+            maps = maps if layout == torch.contiguous_format else maps.permute(0, 3, 1, 2)
+            layout = _OTHER_LAYOUT[layout]
+            weight = _in_layout(maps, layout).flatten(1)
+            self._fc6 = layout, weight
+        hidden = F.linear(_in_layout(pooled, layout).flatten(1), weight, self.bias)
+        return F.relu_(self.fc7(F.relu_(hidden)))
+
+
+_OTHER_LAYOUT = {
+    torch.contiguous_format: torch.channels_last,
+    torch.channels_last: torch.contiguous_format,
+}
+
+
+def _in_layout(maps: Tensor, layout: torch.memory_format) -> Tensor:
+    """[N, C, H, W] with its dimensions in the order in which the layout has them."""
+    return maps.permute(0, 2, 3, 1) if layout == torch.channels_last else maps

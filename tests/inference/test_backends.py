@@ -1,5 +1,7 @@
 """Every backend detects what the model detects, and leaves the model as it is."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from fastrpn.inference import Predictor
 from fastrpn.inference.backends import choose_backend
 from fastrpn.models import BackboneWithFPN, BoxHead, FasterRCNN, faster_rcnn
-from fastrpn.models.fused import fused
+from fastrpn.models.fused import FusedBoxHead, fused
 from fastrpn.models.fused_convolution import FusedConv2d, contiguous
 from tests.deployment.detectors import MODELS, SMALL, detector, images_of_mixed_sizes
 
@@ -51,11 +53,11 @@ def test_fused_detects_the_same(name):
         pytest.importorskip(name.partition(":")[0])
     model = NETWORKS[name]()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    copy = fused(model)
-    kinds = [type(module) for module in copy.modules()]
+    twin = fused(model)
+    kinds = [type(module) for module in twin.modules()]
     assert FusedConv2d in kinds and nn.BatchNorm2d not in kinds
     with torch.inference_mode():
-        assert_same(copy(IMAGES), model(IMAGES))
+        assert_same(twin(IMAGES), model(IMAGES))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -128,10 +130,10 @@ def test_bfloat16():
             Predictor(model, backend="fused", precision="bf16")
         assert choose_backend(model, "auto", "bf16") == "eager"
         return
-    copy = fused(model, torch.bfloat16)
+    twin = fused(model, torch.bfloat16)
     with torch.inference_mode():
         images = model.prepare(IMAGES[:1])
-        found, expected = copy.predict_rpn(images), model.predict_rpn(images)
+        found, expected = twin.predict_rpn(images), model.predict_rpn(images)
     assert found.objectness.dtype == torch.float32
     error = (found.objectness - expected.objectness).abs().mean()
     assert 0 < error < 0.05 * expected.objectness.std()
@@ -150,11 +152,11 @@ def test_a_network_that_cannot_be_traced_stays():
     backbone = BackboneWithFPN(Branching(), [8], [8], 16, extra_level=False)
     options = model.config.override(anchor_sizes=((32.0,),), roi_levels=1, rpn_levels=1, **SMALL)
     model = FasterRCNN(backbone, BoxHead(16 * options.roi_size**2, 16), 3, options).eval()
-    copy = fused(model)
-    assert isinstance(copy.backbone.body, Branching)
+    twin = fused(model)
+    assert isinstance(twin.backbone.body, Branching)
     with torch.inference_mode():
         image = model.prepare(IMAGES[:1]).images
-        torch.testing.assert_close(copy.features(image), model.features(image))
+        torch.testing.assert_close(twin.features(image), model.features(image))
 
 
 CONVOLUTIONS = [
@@ -213,3 +215,20 @@ def test_each_level_packs_its_weights_once():
     assert all(conv._packed[1] is before for conv, before in zip(head.convs, packed, strict=True))
     assert all(conv.weight is head.conv.weight for conv in head.convs)
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
+def test_the_box_head_takes_either_layout_and_moves_its_weights_only_when_it_changes():
+    head = BoxHead(6 * 3 * 3, 8).eval()
+    fused_head = FusedBoxHead(copy.deepcopy(head), torch.float32)
+    pooled = torch.randn(5, 6, 3, 3)
+    kept = []
+    with torch.inference_mode():
+        for layout in (torch.channels_last, torch.contiguous_format, torch.channels_last):
+            for regions in (pooled, pooled[:0], pooled[:1]):
+                found = fused_head(regions.contiguous(memory_format=layout))
+                torch.testing.assert_close(found, head(regions))
+                kept.append(fused_head._fc6[1])
+        sliced = torch.randn(5, 6, 3, 4)[..., :3]
+        torch.testing.assert_close(fused_head(sliced), head(sliced))
+    assert all(weight is kept[0] for weight in kept[:3]) and kept[3] is not kept[0]
+    assert torch.equal(kept[3], head.fc6.weight) and torch.equal(kept[6], kept[0])
