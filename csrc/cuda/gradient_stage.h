@@ -2,16 +2,18 @@
 // there are no atomics, and the sum is always in RoI order, bin after bin. gradient_tile.h says who owns
 // what. A block works in rounds:
 //
-// - scan: the threads find the RoIs that touch the block's tile and queue them in order.
+// - scan: the threads find the map's RoIs that touch the block's tile and queue them in order.
 // - count: which of their bins touch it; where each RoI's bins end in the row of all.
 // - prepare: a thread for each of the next kStage bins looks it up and finds the warps it concerns.
 // - stage: their gradients are loaded side by side, whatever the layout, many loads in flight.
 // - add: each lane adds to its channel what the bins that touch its warp's tile give, kTurns at a time.
 //
-// Cost: each gradient is read once by every block's tile that its bin touches, num_rois tests a block.
+// Cost: each gradient is read once by every block's tile that its bin touches; a block tests every RoI of its
+// map (rois_by_map.h).
 #pragma once
 
 #include "cuda/gradient_tile.h"
+#include "cuda/rois_by_map.h"
 
 namespace fastrpn {
 
@@ -63,27 +65,26 @@ __device__ __forceinline__ int sum_up_to_lane(int value) {
   return value;
 }
 
-// Queues those of the next RoIs that touch the tile, behind the `queued` first; returns how many there are.
+// Queues those RoIs of the next places that touch the tile, behind the `queued` first; returns how many there
+// are. Places of up to 2^31 RoIs and of what a block looks at beyond fit 32 bits.
 template <typename C>
-__device__ __forceinline__ int scan_rois(GradientStage<C>& stage, const BinTable& bins,
-                                         const GradientTile& tile, int64_t first, int64_t num_rois,
-                                         int queued) {
+__device__ __forceinline__ int scan_rois(GradientStage<C>& stage, const RoisByMap& rois,
+                                         const GradientTile& tile, unsigned first, unsigned end, int queued) {
   static_assert(kScan * kMostWarps <= 32, "a lane each");
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const auto roi = [&](int k) { return first + (k * warps + warp) * 32 + lane; };
+  const auto place = [&](int k) { return first + unsigned((k * warps + warp) * 32 + lane); };
   bool mine[kScan];
 #pragma unroll
   for (int k = 0; k < kScan; ++k) {
-    const int64_t n =
-        min(roi(k), num_rois - 1);  // loads that wait for no condition are on their way together
-    const CellSpan span = bins.span[n];
-    mine[k] = bins.map[n] == tile.map && reaches(span.y_begin, span.y_end, tile.y, tile.shape.height()) &&
+    // Loads that wait for no condition are on their way together.
+    const CellSpan span = rois.span[min(place(k), end - 1)];
+    mine[k] = reaches(span.y_begin, span.y_end, tile.y, tile.shape.height()) &&
               reaches(span.x_begin, span.x_end, tile.x, tile.shape.width());
   }
   unsigned ballot[kScan];
 #pragma unroll
   for (int k = 0; k < kScan; ++k) {
-    ballot[k] = __ballot_sync(kAllLanes, mine[k] && roi(k) < num_rois);
+    ballot[k] = __ballot_sync(kAllLanes, mine[k] && place(k) < end);
     if (lane == 0) stage.found[k * warps + warp] = __popc(ballot[k]);
   }
   __syncthreads();
@@ -93,7 +94,7 @@ __device__ __forceinline__ int scan_rois(GradientStage<C>& stage, const BinTable
   for (int k = 0; k < kScan; ++k) {
     const int before = __shfl_sync(kAllLanes, up_to - found, k * warps + warp);
     if (ballot[k] >> lane & 1) {
-      stage.queue[queued + before + __popc(ballot[k] & ((1u << lane) - 1))] = int(roi(k));
+      stage.queue[queued + before + __popc(ballot[k] & ((1u << lane) - 1))] = rois.roi_at(place(k));
     }
   }
   __syncthreads();
@@ -227,13 +228,14 @@ __device__ __forceinline__ void for_places(int count, const Visit& visit) {
 // - load(stage, count): called by all, stages what the prepared bins give;
 // - add(stage, turn): called by all, adds kTurns staged bins to what the thread owns.
 template <bool kChannelsLast, typename C, typename Source>
-__device__ __forceinline__ void add_all(GradientStage<C>& stage, const BinTable& bins,
-                                        const GradientTile& tile, Source& source, int64_t num_rois) {
+__device__ __forceinline__ void add_all(GradientStage<C>& stage, const BinTable& bins, const RoisByMap& rois,
+                                        const GradientTile& tile, Source& source) {
   const int threads = tile.shape.threads(), warp = threadIdx.x / 32;
-  for (int64_t next = 0; next < num_rois;) {
+  const MapRois of_map = rois.of_map(tile.map);
+  for (unsigned next = of_map.begin; next < of_map.end;) {
     int queued = 0;
-    for (; next < num_rois && queued + kScan * threads <= kQueue; next += kScan * threads) {
-      queued = scan_rois(stage, bins, tile, next, num_rois, queued);
+    for (; next < of_map.end && queued + kScan * threads <= kQueue; next += kScan * threads) {
+      queued = scan_rois(stage, rois, tile, next, of_map.end, queued);
     }
     for (int group = 0; group < queued; group += kGroup) {
       const int all = count_bins(stage, bins, tile, group, queued);

@@ -39,8 +39,8 @@ def match_request():
     return "match_anchors", {**inputs, "high": 0.6, "low": 0.3, "allow_low_quality": True}
 
 
-def roi_request(op, backward, channels_last, dtype=torch.float32):
-    sizes = {"batch": 1, "channels": 4, "pooled_height": 2, "pooled_width": 2}
+def roi_request(op, backward, channels_last, dtype=torch.float32, batch=1):
+    sizes = {"batch": batch, "channels": 4, "pooled_height": 2, "pooled_width": 2}
     rois = torch.tensor([[0.0, 1, 1, 20, 20], [0, 5, 3, 30, 11]])
     request = sizes | {"rois": rois, "channels_last": channels_last}
     if op == "roi_pool":
@@ -50,7 +50,7 @@ def roi_request(op, backward, channels_last, dtype=torch.float32):
     else:
         request |= {"heights": torch.tensor([8]), "widths": torch.tensor([9])}
         request |= {"scales": torch.tensor([0.25]).double(), "sampling_ratio": 2, "aligned": 1}
-    tensor = torch.randn(32 if backward else 4 * 8 * 9, generator=torch.manual_seed(0)).to(dtype)
+    tensor = torch.randn(32 if backward else batch * 4 * 8 * 9, generator=torch.manual_seed(0)).to(dtype)
     features = "features" if op == "roi_pool" else "features0"
     return op, request | {"grad_output" if backward else features: tensor}
 
@@ -78,9 +78,11 @@ REQUESTS = {
     "roi_pool": (roi_request("roi_pool", False, False), 1 + 2, 5),
     "roi_pool in place": (roi_request("roi_pool", False, True), 1 + 2, 3),
     "roi_pool backward": (roi_request("roi_pool", True, False, torch.float16), 1 + 2, 1),
+    "roi_pool backward of images": (roi_request("roi_pool", True, False, batch=2), 1 + 3, 1),
     "roi_align": (roi_request("roi_align", False, False), 1 + 2, 8),
     "roi_align in place": (roi_request("roi_align", False, True), 1 + 2, 6),
     "roi_align backward": (roi_request("roi_align", True, False, torch.float16), 1 + 2, 8),
+    "roi_align backward of images": (roi_request("roi_align", True, False, batch=2), 1 + 3, 8),
 }
 
 

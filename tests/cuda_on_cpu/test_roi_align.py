@@ -124,6 +124,22 @@ def test_levels_of_a_pyramid():
     run_both(levels, rois, roi_levels, scales=(0.25, 0.125, 0.0625))
 
 
+@pytest.mark.parametrize("count", [0, 1, 700])
+def test_backward_groups_rois_by_image_and_level(count):
+    """In any order, more than a block looks at in one go; maps without a RoI, RoIs without a map."""
+    generator = torch.Generator().manual_seed(count)
+    levels = [random_features((5, 3, *s), torch.float32, LAYOUTS[0]) for s in [(16, 20), (8, 10)]]
+    rois = random_rois(count, 4, torch.float32)
+    rois[rois[:, 0] == 1, 0] = 4.0  # nobody reads image 1
+    roi_levels = torch.randint(0, 2, (count,), generator=generator)
+    roi_levels[rois[:, 0] == 3] = 0  # nor level 1 of image 3
+    run_both(levels, rois, roi_levels, scales=(0.25, 0.125), output_size=(2, 2))
+    rois[::7, 0] = torch.tensor([-1.0, 5.0, float("nan"), 1e20])[torch.arange(len(rois[::7])) % 4]
+    roi_levels[3::7] = torch.tensor([-1, 2])[torch.arange(len(roi_levels[3::7])) % 2]
+    options = {"scales": (0.25, 0.125), "output_size": (2, 2), "seeds": 1}
+    run_both(levels, rois, roi_levels, **options, with_torchvision=False)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_channels_that_fill_no_pack_or_block(layout):
     features = random_features((1, 131, 9, 9), torch.float32, layout)

@@ -140,8 +140,8 @@ struct LevelTiles {
 // grid: x over the tiles of all levels, y over groups of channels, z over images.
 template <typename T, bool kChannelsLast>
 __global__ void __launch_bounds__(32 * kMostWarps, kBlocksAtOnce<compute_t<T>>)
-    roi_align_backward_kernel(RoiAlignBackwardArgs args, TapTable<compute_t<T>> taps, LevelTiles tiles,
-                              TileShape shape) {
+    roi_align_backward_kernel(RoiAlignBackwardArgs args, TapTable<compute_t<T>> taps, RoisByMap rois,
+                              LevelTiles tiles, TileShape shape) {
   using C = compute_t<T>;
   __shared__ GradientStage<C> stage;
   __shared__ AlignBin<C> staged[kStage<C> + 1];
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, kBlocksAtOnce<compute_t<T>>)
   AlignSource<T, kChannelsLast> source{tile,           taps,   static_cast<const T*>(args.grad_output),
                                        channel_stride, staged, {}};
   if (threadIdx.x == 0) staged[kStage<C>].rows = 0;
-  add_all<kChannelsLast>(stage, taps.bins, tile, source, forward.num_rois);
+  add_all<kChannelsLast>(stage, taps.bins, rois, tile, source);
   T* to = static_cast<T*>(args.grad_features[level]) + blockIdx.z * forward.channels * height * width;
   tile.write<kChannelsLast>(to, [&](int row, int column) { return source.sums[row * kSide + column]; });
 }
@@ -187,14 +187,14 @@ LevelTiles tiles_of_levels(const RoiAlignArgs& forward, TileShape shape) {
 
 template <typename T, bool kChannelsLast>
 Status launch_roi_align_backward(const RoiAlignBackwardArgs& args, const TapTable<compute_t<T>>& taps,
-                                 TileShape shape, Stream stream) {
+                                 const RoisByMap& rois, TileShape shape, Stream stream) {
   const RoiAlignArgs& forward = args.forward;
   const LevelTiles tiles = tiles_of_levels(forward, shape);
   const dim3 grid(tiles.first[kMaxRoiLevels], unsigned(ceil_div(forward.channels, int64_t(kTileChannels))),
                   unsigned(forward.batch));
   if (grid.x == 0) return nullptr;
   return FASTRPN_LAUNCH((roi_align_backward_kernel<T, kChannelsLast>), grid, shape.threads(), 0, stream, args,
-                        taps, tiles, shape);
+                        taps, rois, tiles, shape);
 }
 
 // Whether packs of 16 bytes may be read and written.
@@ -205,16 +205,19 @@ bool is_packable(const RoiAlignArgs& args, int64_t pack) {
   return packable;
 }
 
-size_t workspace_bytes(const RoiAlignArgs& args) {
-  WorkspaceCursor cursor(nullptr);
-  args.dtype == DType::float64 ? (void)lay_out_taps<double>(args, cursor)
-                               : (void)lay_out_taps<float>(args, cursor);
-  return cursor.bytes();
+// Lays out the taps of any type; their bins.
+BinTable lay_out_plan(const RoiAlignArgs& args, WorkspaceCursor& cursor) {
+  return args.dtype == DType::float64 ? lay_out_taps<double>(args, cursor).bins
+                                      : lay_out_taps<float>(args, cursor).bins;
 }
 
 }  // namespace
 
-size_t roi_align_workspace_bytes(const RoiAlignArgs& args) { return workspace_bytes(args); }
+size_t roi_align_workspace_bytes(const RoiAlignArgs& args) {
+  WorkspaceCursor cursor(nullptr);
+  lay_out_plan(args, cursor);
+  return cursor.bytes();
+}
 
 Status roi_align_cuda(const RoiAlignArgs& args, void* workspace, Stream stream) {
   const int64_t roi_size = args.channels * args.pooled_height * args.pooled_width;
@@ -238,7 +241,10 @@ Status roi_align_cuda(const RoiAlignArgs& args, void* workspace, Stream stream) 
 }
 
 size_t roi_align_backward_workspace_bytes(const RoiAlignBackwardArgs& args) {
-  return workspace_bytes(args.forward);
+  WorkspaceCursor cursor(nullptr);
+  const BinTable bins = lay_out_plan(args.forward, cursor);
+  lay_out_groups(bins, args.forward.num_rois, args.forward.num_levels * args.forward.batch, cursor);
+  return cursor.bytes();
 }
 
 Status roi_align_backward_cuda(const RoiAlignBackwardArgs& args, void* workspace, Stream stream) {
@@ -258,9 +264,12 @@ Status roi_align_backward_cuda(const RoiAlignBackwardArgs& args, void* workspace
     using T = typename decltype(tag)::type;
     WorkspaceCursor cursor(workspace);
     const auto taps = lay_out_taps<compute_t<T>>(forward, cursor);
+    const int64_t maps = forward.num_levels * forward.batch;
+    const RoisByMap rois = lay_out_groups(taps.bins, forward.num_rois, maps, cursor);
     FASTRPN_TRY(launch_roi_align_taps(forward, taps, stream));
-    return forward.channels_last ? launch_roi_align_backward<T, true>(args, taps, shape, stream)
-                                 : launch_roi_align_backward<T, false>(args, taps, shape, stream);
+    FASTRPN_TRY(launch_roi_group(taps.bins, rois, maps, stream));
+    return forward.channels_last ? launch_roi_align_backward<T, true>(args, taps, rois, shape, stream)
+                                 : launch_roi_align_backward<T, false>(args, taps, rois, shape, stream);
   });
 }
 

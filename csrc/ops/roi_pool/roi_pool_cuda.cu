@@ -1,6 +1,6 @@
 // roi_pool on CUDA, forward and backward.
 //
-// plan: the borders of every RoI's bins, computed once, one thread a RoI.
+// plan: the borders of every RoI's bins (plan_cuda.h).
 // forward: a block pools one RoI, a thread one bin for one pack of channels. Channels last: a pack is 16
 //   bytes, neighbouring threads take neighbouring packs and a warp reads whole lines. NCHW: a pack is a few
 //   planes, neighbouring threads take neighbouring bins, which share cache lines.
@@ -11,47 +11,13 @@
 // Numerics: maxima are exact; gradients are summed in float (float64: double) and rounded once. Equal to the
 // CPU kernels bit for bit.
 #include "cuda/gradient_stage.h"
+#include "ops/roi_pool/plan_cuda.h"
 #include "ops/roi_pool/roi_pool.h"
 
 namespace fastrpn {
 namespace {
 
 constexpr int kThreads = 256;
-
-struct Rois {
-  const void* data;
-  DType dtype;
-  int64_t count, batch, height, width;
-  double spatial_scale;
-};
-
-template <typename C>
-__device__ void plan_axis(PoolAxis<C> axis, int pooled, int64_t size, int32_t* begins) {
-  for (int i = 0; i < pooled; ++i) {
-    int64_t begin, end;
-    pool_bin(axis, i, size, &begin, &end);
-    begins[i] = int32_t(begin);
-    begins[pooled + i] = int32_t(end);
-  }
-}
-
-template <typename C>
-__global__ void __launch_bounds__(kThreads) roi_pool_plan_kernel(Rois rois, BinTable bins) {
-  const int64_t n = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (n >= rois.count) return;
-  C roi[5];
-  load_roi(rois.data, rois.dtype, n, roi);
-  const int64_t image = roi_image(roi, rois.batch);
-  bins.map[n] = int32_t(image);
-  bins.span[n] = {};
-  if (image < 0) return;
-  const C scale = C(rois.spatial_scale);
-  const int ph = bins.pooled_height, pw = bins.pooled_width;
-  int32_t *y = bins.rows(n), *x = bins.columns(n);
-  plan_axis(pool_axis(roi[2], roi[4], scale, ph), ph, rois.height, y);
-  plan_axis(pool_axis(roi[1], roi[3], scale, pw), pw, rois.width, x);
-  bins.span[n] = {y[0], y[2 * ph - 1], x[0], x[2 * pw - 1]};
-}
 
 // grid: x over RoIs, y over (bin, pack of channels); in the order of the output.
 template <typename T, int kPack, bool kChannelsLast>
@@ -192,7 +158,7 @@ struct PoolSource {
 // grid: x over tiles of the map, y over groups of channels, z over images.
 template <typename T, bool kChannelsLast>
 __global__ void __launch_bounds__(32 * kMostWarps, kBlocksAtOnce<compute_t<T>>)
-    roi_pool_backward_kernel(RoiPoolBackwardArgs args, BinTable bins, TileShape shape) {
+    roi_pool_backward_kernel(RoiPoolBackwardArgs args, BinTable bins, RoisByMap rois, TileShape shape) {
   using C = compute_t<T>;
   using Source = PoolSource<T, kChannelsLast>;
   FASTRPN_DYNAMIC_SHARED(typename Source::Sums, sums);
@@ -210,20 +176,9 @@ __global__ void __launch_bounds__(32 * kMostWarps, kBlocksAtOnce<compute_t<T>>)
                       winners};
   for (int cell = 0; cell < kCells && tile.owns(); ++cell) source.sum(cell / kSide, cell % kSide) = C(0);
   if (threadIdx.x < kTileChannels) winners[kStage<C>][threadIdx.x] = Source::kElsewhere;
-  add_all<kChannelsLast>(stage, bins, tile, source, args.num_rois);
+  add_all<kChannelsLast>(stage, bins, rois, tile, source);
   T* to = static_cast<T*>(args.grad_features) + blockIdx.z * args.channels * args.height * args.width;
   tile.write<kChannelsLast>(to, [&](int row, int column) { return source.sum(row, column); });
-}
-
-template <typename Args>
-Status launch_roi_pool_plan(const Args& args, const BinTable& bins, Stream stream) {
-  const Rois rois{args.rois,   args.roi_dtype, args.num_rois,     args.batch,
-                  args.height, args.width,     args.spatial_scale};
-  const unsigned blocks = unsigned(ceil_div(args.num_rois, int64_t(kThreads)));
-  if (blocks == 0) return nullptr;
-  return args.dtype == DType::float64
-             ? FASTRPN_LAUNCH(roi_pool_plan_kernel<double>, blocks, kThreads, 0, stream, rois, bins)
-             : FASTRPN_LAUNCH(roi_pool_plan_kernel<float>, blocks, kThreads, 0, stream, rois, bins);
 }
 
 template <typename T, int kPack, bool kChannelsLast>
@@ -235,13 +190,13 @@ Status launch_roi_pool_forward(const RoiPoolArgs& args, const BinTable& bins, St
 }
 
 template <typename T, bool kChannelsLast>
-Status launch_roi_pool_backward(const RoiPoolBackwardArgs& args, const BinTable& bins, TileShape shape,
-                                Stream stream) {
+Status launch_roi_pool_backward(const RoiPoolBackwardArgs& args, const BinTable& bins, const RoisByMap& rois,
+                                TileShape shape, Stream stream) {
   const dim3 grid(unsigned(shape.tiles(args.height, args.width)),
                   unsigned(ceil_div(args.channels, int64_t(kTileChannels))), unsigned(args.batch));
   const size_t sums = size_t(kCells * 32 * shape.warps()) * sizeof(compute_t<T>);
   return FASTRPN_LAUNCH((roi_pool_backward_kernel<T, kChannelsLast>), grid, shape.threads(), sums, stream,
-                        args, bins, shape);
+                        args, bins, rois, shape);
 }
 
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
@@ -279,7 +234,8 @@ Status roi_pool_cuda(const RoiPoolArgs& args, void* workspace, Stream stream) {
 
 size_t roi_pool_backward_workspace_bytes(const RoiPoolBackwardArgs& args) {
   WorkspaceCursor cursor(nullptr);
-  lay_out_bins(args, cursor);
+  const BinTable bins = lay_out_bins(args, cursor);
+  lay_out_groups(bins, args.num_rois, args.batch, cursor);
   return cursor.bytes();
 }
 
@@ -291,11 +247,13 @@ Status roi_pool_backward_cuda(const RoiPoolBackwardArgs& args, void* workspace, 
                               tiles(shape)));
   WorkspaceCursor cursor(workspace);
   const BinTable bins = lay_out_bins(args, cursor);
+  const RoisByMap rois = lay_out_groups(bins, args.num_rois, args.batch, cursor);
   FASTRPN_TRY(launch_roi_pool_plan(args, bins, stream));
+  FASTRPN_TRY(launch_roi_group(bins, rois, args.batch, stream));
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    return args.channels_last ? launch_roi_pool_backward<T, true>(args, bins, shape, stream)
-                              : launch_roi_pool_backward<T, false>(args, bins, shape, stream);
+    return args.channels_last ? launch_roi_pool_backward<T, true>(args, bins, rois, shape, stream)
+                              : launch_roi_pool_backward<T, false>(args, bins, rois, shape, stream);
   });
 }
 
