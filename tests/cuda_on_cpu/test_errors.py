@@ -50,7 +50,9 @@ def roi_request(op, backward, channels_last, dtype=torch.float32, batch=1):
     else:
         request |= {"heights": torch.tensor([8]), "widths": torch.tensor([9])}
         request |= {"scales": torch.tensor([0.25]).double(), "sampling_ratio": 2, "aligned": 1}
-    tensor = torch.randn(32 if backward else batch * 4 * 8 * 9, generator=torch.manual_seed(0)).to(dtype)
+    tensor = torch.randn(32 if backward else batch * 4 * 8 * 9, generator=torch.manual_seed(0)).to(
+        dtype
+    )
     features = "features" if op == "roi_pool" else "features0"
     return op, request | {"grad_output" if backward else features: tensor}
 

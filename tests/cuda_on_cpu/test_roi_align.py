@@ -126,7 +126,7 @@ def test_levels_of_a_pyramid():
 
 @pytest.mark.parametrize("count", [0, 1, 700])
 def test_backward_groups_rois_by_image_and_level(count):
-    """In any order, more than a block looks at in one go; maps without a RoI, RoIs without a map."""
+    """In any order, more than a block has threads; maps without RoIs, RoIs without a map."""
     generator = torch.Generator().manual_seed(count)
     levels = [random_features((5, 3, *s), torch.float32, LAYOUTS[0]) for s in [(16, 20), (8, 10)]]
     rois = random_rois(count, 4, torch.float32)
