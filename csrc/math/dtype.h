@@ -100,13 +100,13 @@ using compute_t = decltype(widen(T()));
 
 // The lowest finite value.
 template <typename T>
-static constexpr float kLowest = -3.4028234663852886e+38f;
+inline constexpr float kLowest = -3.4028234663852886e+38f;
 template <>
-constexpr float kLowest<half_t> = -65504.0f;
+inline constexpr float kLowest<half_t> = -65504.0f;
 template <>
-constexpr float kLowest<bfloat16_t> = -3.3895313892515355e+38f;
+inline constexpr float kLowest<bfloat16_t> = -3.3895313892515355e+38f;
 template <>
-constexpr double kLowest<double> = -1.7976931348623157e+308;
+inline constexpr double kLowest<double> = -1.7976931348623157e+308;
 
 // Element `at` of an array of that type, widened to T, which is no narrower.
 template <typename T>

@@ -102,9 +102,9 @@ FASTRPN_HOST void pool_bins(Cells<const Memory> cells, const Bins& bins, int64_t
   for (int64_t ph = 0; ph < bins.pooled_height; ++ph) {
     for (int64_t pw = 0; pw < bins.pooled_width; ++pw) {
       const auto pool = [&](auto vectors, int64_t c) {
-        pool_bin<decltype(vectors)::value, kArgmax, T>(cells.from_channel(c), bins.y_begin[ph],
-                                                       bins.y_end[ph], bins.x_begin[pw], bins.x_end[pw],
-                                                       width, lowest, output + c, argmax + c);
+        pool_bin<decltype(vectors)::value, kArgmax, T>(
+            cells.from_channel(c), bins.y_begin[ph], bins.y_end[ph], bins.x_begin[pw], bins.x_end[pw], width,
+            lowest, output + c, kArgmax ? argmax + c : nullptr);
       };
       int64_t c = 0;
       for (; c + kStep <= channels; c += kStep) pool(Count<kVectors<T>>(), c);
