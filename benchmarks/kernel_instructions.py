@@ -9,23 +9,21 @@ of them are on their way when the first is waited for.
 
 import argparse
 import re
-import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.kernel_resources import ROOT, readable
+from benchmarks.kernel_resources import ROOT, compile_source, find_tool, readable, sources
 from benchmarks.tables import table
 
 OUTPUT = ROOT / "benchmarks" / "results" / "kernel_instructions.md"
 COLUMNS = ["kernel", "instructions", "load", "store", "shared", "local", "float", "integer"]
 COLUMNS += ["warp", "barrier", "branch", "widths of loads", "loads in flight"]
 
-# Kind -> how the names of its instructions begin; the first that fits counts.
+# Kind -> how the names of its instructions begin; the first that fits counts. Others: integer.
 KINDS = {
     "load": ("LDG", "LD."),
     "store": ("STG", "ST.", "ATOM.", "ATOMG", "RED"),
@@ -34,6 +32,7 @@ KINDS = {
     "warp": ("SHFL", "VOTE", "MATCH", "WARPSYNC"),
     "barrier": ("BAR",),
     "branch": ("BRA", "BSSY", "BSYNC", "BREAK", "EXIT", "CALL", "RET", "YIELD"),
+    "integer": ("FLO",),
     "float": ("F", "MUFU", "D", "H"),
 }
 WIDTHS = {".U8": 1, ".S8": 1, ".U16": 2, ".S16": 2, ".64": 8, ".128": 16}
@@ -51,8 +50,6 @@ class Instruction:
 
     @property
     def kind(self) -> str:
-        if self.name == "FLO" or self.name.startswith("FLO."):
-            return "integer"
         return next((k for k, names in KINDS.items() if self.name.startswith(names)), "integer")
 
     @property
@@ -137,18 +134,10 @@ def row(name: str, instructions: list[Instruction], loops: list[tuple[int, int]]
 
 def disassemble(nvcc: str, nvdisasm: str, source: Path, arch: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernels.cubin"
-        command = [nvcc, "-std=c++17", f"-arch=sm_{arch}", "--fmad=false", f"-I{ROOT / 'csrc'}"]
-        subprocess.run([*command, "-cubin", "-o", str(cubin), str(source)], check=True)
-        command = [nvdisasm, "-c", str(cubin)]
+        cubin = str(Path(folder) / "kernels.cubin")
+        compile_source(nvcc, source, arch, cubin)
+        command = [nvdisasm, "-c", cubin]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def find_tool(name: str) -> str | None:
-    """From CUDA, or from a package of PyPI."""
-    packaged = Path(sysconfig.get_path("purelib")).glob(f"nvidia/*/bin/{name}")
-    found = shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
-    return found or next(map(str, packaged), None)
 
 
 def main() -> int:
@@ -161,8 +150,7 @@ def main() -> int:
         print("no nvcc here" if nvcc is None else "no nvdisasm: pip install nvidia-cuda-nvdisasm")
         return 1
     rows = []
-    for source in sorted((ROOT / "csrc" / "ops").glob("*/*_cuda.cu")):
-        op = source.name.removesuffix("_cuda.cu")
+    for op, source in sources().items():
         for mangled, found in functions(disassemble(nvcc, nvdisasm, source, options.arch)).items():
             name = readable(mangled)
             if "<" not in name or "<float" in name:

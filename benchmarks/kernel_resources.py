@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +50,23 @@ GREATEST = ("shared_bytes", "spill_bytes", "stack_bytes")  # columns of the tabl
 Kernels = dict[str, dict[str, Resources]]  # by name, then by architecture
 
 
-def compile_source(nvcc: str, source: Path, arch: str) -> str:
+def find_tool(name: str) -> str | None:
+    """A program of CUDA, from its toolkit or from a package of PyPI."""
+    packaged = Path(sysconfig.get_path("purelib")).glob(f"nvidia/*/bin/{name}")
+    found = shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
+    return found or next(map(str, packaged), None)
+
+
+def sources() -> dict[str, Path]:
+    """{op: its CUDA source}."""
+    found = sorted((ROOT / "csrc" / "ops").glob("*/*_cuda.cu"))
+    return {path.name.removesuffix("_cuda.cu"): path for path in found}
+
+
+def compile_source(nvcc: str, source: Path, arch: str, cubin: str = "/dev/null") -> str:
     """What ptxas prints for one source and architecture."""
     command = [nvcc, "-std=c++17", f"-arch=sm_{arch}", "--fmad=false", f"-I{ROOT / 'csrc'}"]
-    command += ["-Xptxas", "-v", "-cubin", "-o", "/dev/null", str(source)]
+    command += ["-Xptxas", "-v", "-cubin", "-o", cubin, str(source)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         raise SystemExit(f"{source.name} does not compile for sm_{arch}:\n{result.stderr}")
@@ -177,8 +191,7 @@ def compile_all(nvcc: str, archs: list[str]) -> Kernels:
     """Resources of every kernel on every architecture."""
     kernels: Kernels = defaultdict(dict)
     for arch in archs:
-        for source in sorted((ROOT / "csrc" / "ops").glob("*/*_cuda.cu")):
-            op = source.name.removesuffix("_cuda.cu")
+        for op, source in sources().items():
             for name, resources in parse(compile_source(nvcc, source, arch), op).items():
                 kernels[name][arch] = resources
         print(f"sm_{arch}: {len(kernels)} kernels", flush=True)
@@ -192,7 +205,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare with the file instead")
     options = parser.parse_args()
     archs = options.archs.split(",")
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    nvcc = find_tool("nvcc")
     if nvcc is None:
         print("no nvcc here")
         return 1

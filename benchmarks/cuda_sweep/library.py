@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cuda_sweep.constants import CSRC, Instance
+from benchmarks.kernel_resources import find_tool
 
 sys.path.insert(0, str(CSRC.parent / "tests"))  # which is no package
 from cuda_on_cpu import harness  # noqa: E402
@@ -74,7 +75,7 @@ def cpu_rules() -> list[str]:
 def cuda_rules() -> list[str]:
     """nvcc for the GPU that is present, or for FASTRPN_SWEEP_ARCH, e.g. sm_90."""
     launcher = os.environ.get("CMAKE_CUDA_COMPILER_LAUNCHER", "")
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    nvcc = find_tool("nvcc")
     if nvcc is None:
         raise RuntimeError("the sweep needs nvcc")
     arch = os.environ.get("FASTRPN_SWEEP_ARCH", "native")

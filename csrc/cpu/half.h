@@ -1,6 +1,7 @@
 // Vectors of floats from and to memory that holds a stored type, with the bits of widen and Narrow
-// (math/dtype.h): half types are widened on the way in and rounded on the way out. Words are the bits of
-// floats, for transposition, which moves integers as well. Included once for each SIMD level.
+// (math/dtype.h), but that a signalling NaN may become a quiet one: half types are widened on the way in and
+// rounded on the way out. Words are the bits of floats, for transposition, which moves integers as well.
+// Included once for each SIMD level.
 #pragma once
 
 #include <cstdint>
