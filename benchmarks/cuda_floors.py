@@ -6,6 +6,7 @@ backward and added by its warps, IoUs for soft_nms and match_anchors.
 """
 
 from math import ceil
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,23 +24,35 @@ MAPS = [((1, 512, 38, 50), 1 / 16), ((1, 256, 200, 272), 1 / 4)]
 ROIS = 2000
 
 
-def pool_bins(low: Tensor, high: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Cells [begin, end) of each RoI's bins on one axis, both [K, 7]; low, high: in cells."""
+class Axis(NamedTuple):
+    """What the bins of K RoIs read along one axis."""
+
+    begin: Tensor  # [K, 7]: cells [begin, end)
+    end: Tensor
+    cells: Tensor  # [K, 7]: how many of these
+    distinct: Tensor  # [K]: how many all bins of a RoI read, each counted once
+
+
+def pool_bins(low: Tensor, high: Tensor, size: int) -> Axis:
+    """roi_pool; low, high: in cells."""
     start = low.round()
     extent = (high.round() - start + 1).clamp(min=1)[:, None] / POOLED
     i = torch.arange(POOLED)
-    begin, end = (i * extent).floor(), ((i + 1) * extent).ceil()
-    return tuple((start[:, None] + x).clamp(0, size) for x in (begin, end))
+    borders = (i * extent).floor(), ((i + 1) * extent).ceil()
+    begin, end = ((start[:, None] + x).clamp(0, size) for x in borders)
+    return Axis(begin, end, end - begin, end[:, -1] - begin[:, 0])
 
 
-def align_bins(low: Tensor, high: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for roi_align (aligned), and how many cells two samples of a bin read."""
+def align_bins(low: Tensor, high: Tensor, size: int) -> Axis:
+    """roi_align (aligned), two samples a bin."""
     extent = (high - low)[:, None, None] / POOLED
     i, sample = torch.arange(POOLED)[:, None], (torch.arange(SAMPLES) + 0.5) / SAMPLES
     at = low[:, None, None] - 0.5 + (i + sample) * extent
     cell = at.clamp(0, size - 1).floor()
     begin, end = cell[..., 0], (cell[..., 1] + 2).clamp(max=size)
-    return begin, end, torch.minimum(end - begin, torch.tensor(2.0 * SAMPLES))
+    all_cells = torch.cat([cell, (cell + 1).clamp(max=size - 1)], dim=2).flatten(1).sort().values
+    distinct = 1 + (all_cells.diff() > 0).sum(1)
+    return Axis(begin, end, torch.minimum(end - begin, torch.tensor(2.0 * SAMPLES)), distinct)
 
 
 Tile = tuple[int, int]  # rows and columns of cells
@@ -54,14 +67,14 @@ def block_tile(channels: int, height: int, width: int) -> Tile:
     return rows, columns
 
 
-def visits(y: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor], tile: Tile) -> Tensor:
-    """How often tiles meet bins; y and x are the cells [begin, end) of bins, [K, 7] each."""
+def visits(y: Axis, x: Axis, tile: Tile) -> Tensor:
+    """How often tiles meet bins."""
 
     def tiles(begin: Tensor, end: Tensor, size: int) -> Tensor:
         reached = ((end - 1) / size).floor() - (begin / size).floor() + 1
         return torch.where(end > begin, reached, 0).sum(1)
 
-    return (tiles(*y, tile[0]) * tiles(*x, tile[1])).sum()
+    return (tiles(y.begin, y.end, tile[0]) * tiles(x.begin, x.end, tile[1])).sum()
 
 
 def roi_rows() -> list[list[str]]:
@@ -73,18 +86,16 @@ def roi_rows() -> list[list[str]]:
         map_bytes, output_bytes = 4 * height * width * channels, 4 * ROIS * POOLED**2 * channels
         sides = [(rois[:, 2], rois[:, 4], height), (rois[:, 1], rois[:, 3], width)]
         spans = {
-            "roi_pool": [(*(b := pool_bins(*side)), b[1] - b[0]) for side in sides],
+            "roi_pool": [pool_bins(*side) for side in sides],
             "roi_align": [align_bins(*side) for side in sides],
         }
-        for op, ((y_begin, y_end, y_cells), (x_begin, x_end, x_cells)) in spans.items():
-            read = channels * (y_cells.sum(1) * x_cells.sum(1)).sum()
+        for op, (y, x) in spans.items():
+            read = channels * (y.cells.sum(1) * x.cells.sum(1)).sum()
+            once = channels * (y.distinct * x.distinct).sum()
             tile = block_tile(channels, height, width)
-            loads, adds = (
-                channels * visits((y_begin, y_end), (x_begin, x_end), of)
-                for of in (tile, WARP_TILE)
-            )
+            loads, adds = (channels * visits(y, x, of) for of in (tile, WARP_TILE))
             argmax = output_bytes if op == "roi_pool" else 0
-            reads = f"{read / 1e6:,.0f} M cells"
+            reads = f"{read / 1e6:,.0f} M cells, {once / 1e6:,.0f} M of them a RoI's first"
             rows.append([f"`{op}` forward, {name}", map_bytes + output_bytes, reads])
             gradients = f"{loads / 1e6:,.0f} M gradients read, {adds / 1e6:,.0f} M added"
             total = map_bytes + output_bytes + argmax

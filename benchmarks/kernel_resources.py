@@ -31,8 +31,6 @@ KNOWN_SPILLS = {
     "box_iou: box_iou_kernel<bfloat16_t, 4, true>": "8 bytes around the slow path of a division",
     "nms: nms_segment_kernel<float>": "12 bytes on sm_100: stored once, read once a tile of boxes",
     "nms: nms_sweep_kernel<float>": "24 bytes on sm_100: stored once, 8 read in each round",
-    "roi_align: roi_align_forward_kernel<float, 4, false>": "20 bytes on sm_120, once a thread",
-    "roi_align: roi_align_forward_kernel<half_t, 8, true>": "12 bytes on sm_120, once a thread",
 }
 
 

@@ -72,9 +72,21 @@ def of_one(op: str, name: str, file: str, line: str, chosen: str, *others: str, 
     return Constant(op, name, ((file, line),), (chosen,), tuple((v,) for v in others), only)
 
 
-def threads(op: str, chosen: str, *others: str, only: str = "") -> Constant:
+def threads(op: str, chosen: str, *others: str) -> Constant:
     file = f"ops/{op}/{op}_cuda.cu"
-    return of_one(op, "kThreads", file, "constexpr int kThreads = {};", chosen, *others, only=only)
+    return of_one(op, "kThreads", file, "constexpr int kThreads = {};", chosen, *others)
+
+
+def forward_constants(op: str) -> list[Constant]:
+    values = {
+        "kForwardThreads": ("224", "112", "448"),
+        "kSlice": ("32", "16", "64"),
+        "kCellsAhead": ("2", "1", "4"),
+    }
+    return [
+        of_one(op, name, "cuda/roi_forward.h", f"int {name} = {{}};", *of_name, only="forward")
+        for name, of_name in values.items()
+    ]
 
 
 def gradient(op: str, name: str, file: str, type_and_value: str, chosen: str, *others: str):
@@ -141,9 +153,9 @@ CONSTANTS = [
     threads("box_iou", "256", "128", "512"),
     threads("match_anchors", "256", "128", "512"),
     threads("soft_nms", "1024", "256", "512"),
-    threads("roi_pool", "256", "128", "512", only="forward"),
+    *forward_constants("roi_pool"),
     *gradient_constants("roi_pool"),
-    threads("roi_align", "256", "128", "512", only="forward"),
+    *forward_constants("roi_align"),
     *gradient_constants("roi_align"),
 ]
 

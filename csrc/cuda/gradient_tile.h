@@ -14,10 +14,9 @@
 
 namespace fastrpn {
 
-constexpr int64_t kMostBins = 1 << 24;  // of a RoI; forward has no larger ones
 constexpr int kSide = 4;
 constexpr int kCells = kSide * kSide;
-constexpr int kTileChannels = 32;
+constexpr int kTileChannels = kChannelsOfBlock;
 constexpr int kMostRows = 2, kMostColumns = 4;  // of warps in a block
 constexpr int kMostWarps = kMostRows * kMostColumns;
 constexpr int kLeastWarps = 4;             // those of them that own no tile help to load
@@ -50,12 +49,8 @@ TileShape choose_shape(int64_t batch, int64_t channels, const Tiles& tiles) {
 inline Status backward_limits(int64_t batch, int64_t channels, int64_t num_rois, int64_t pooled_height,
                               int64_t pooled_width, int64_t tiles) {
   if (batch > kMaxGridYZ) return "more than 65535 images";
-  if (channels > kMaxGridYZ * kTileChannels) return "more than 2097120 channels";
-  if (max(pooled_height, pooled_width) > kMostBins || pooled_height * pooled_width > kMostBins)
-    return "more than 2^24 bins of a RoI";
-  if (num_rois > kMaxGridX) return "2^31 RoIs or more";
   if (tiles > kMaxGridX) return "more than 2^38 cells of an image";
-  return nullptr;
+  return roi_limits(channels, num_rois, pooled_height, pooled_width);
 }
 
 // What a block owns, and in it the calling thread.

@@ -41,6 +41,18 @@ BinTable lay_out_bins(const Args& args, WorkspaceCursor& cursor) {
   return bins;
 }
 
+constexpr int64_t kMostBins = 1 << 24;  // of a RoI
+constexpr int kChannelsOfBlock = 32;    // at least so many, forward and backward; blocks are y of the grid
+
+// Why RoIs cannot be pooled, nor their gradients, or null.
+inline Status roi_limits(int64_t channels, int64_t num_rois, int64_t pooled_height, int64_t pooled_width) {
+  if (channels > kMaxGridYZ * kChannelsOfBlock) return "more than 2097120 channels";
+  if (max(pooled_height, pooled_width) > kMostBins || pooled_height * pooled_width > kMostBins)
+    return "more than 2^24 bins of a RoI";
+  if (num_rois > kMaxGridX) return "2^31 RoIs or more";
+  return nullptr;
+}
+
 // Channels that a thread pools in NCHW: one look at the RoI's plan serves so many loads.
 constexpr int kPlanes = 4;
 
@@ -61,10 +73,10 @@ __device__ __forceinline__ Pack<T, kCount> load_channels(const T* from, int64_t 
 template <int kCount, bool kChannelsLast, typename T>
 __device__ __forceinline__ void store_channels(const Pack<T, kCount>& pack, T* to, int64_t plane) {
   if constexpr (kChannelsLast) {
-    *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
+    store_past_cache(pack, reinterpret_cast<Pack<T, kCount>*>(to));
   } else {
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) to[k * plane] = pack.values[k];
+    for (int k = 0; k < kCount; ++k) store_past_cache(pack.values[k], to + k * plane);
   }
 }
 

@@ -7,8 +7,11 @@
 //   FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...) starts a kernel; its value is the
 //     Status of that. A kernel name with template commas goes in parentheses.
 //   FASTRPN_DYNAMIC_SHARED(type, name) declares `type* name`, the block's dynamic shared memory.
-//   FASTRPN_OPAQUE(value): the compiler forgets what it knows of a variable of floating point.
+//   FASTRPN_OPAQUE(value): the compiler forgets what it knows of a number, of floating point or of 64 bits.
 #pragma once
+
+#include <cstring>
+#include <type_traits>
 
 #include "cuda/status.h"
 #include "math/dispatch.h"
@@ -20,6 +23,7 @@
 namespace fastrpn {
 __device__ __forceinline__ void make_opaque(float& value) { asm volatile("" : "+f"(value)); }
 __device__ __forceinline__ void make_opaque(double& value) { asm volatile("" : "+d"(value)); }
+__device__ __forceinline__ void make_opaque(int64_t& value) { asm volatile("" : "+l"(value)); }
 }  // namespace fastrpn
 #define FASTRPN_OPAQUE(value) ::fastrpn::make_opaque(value)
 #define FASTRPN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
@@ -51,6 +55,19 @@ template <typename T, int kCount>
 struct alignas(kCount * sizeof(T)) Pack {
   T values[kCount];
 };
+
+// Stores what nobody reads soon: the caches give its lines up first.
+template <typename Value>
+__device__ __forceinline__ void store_past_cache(const Value& value, Value* to) {
+  constexpr size_t kBytes = sizeof(Value);
+  using Word =
+      std::conditional_t<kBytes == 16, int4,
+                         std::conditional_t<kBytes == 8, int2, std::conditional_t<kBytes == 4, int, short>>>;
+  static_assert(sizeof(Word) == kBytes, "2, 4, 8 or 16 bytes");
+  Word word;
+  memcpy(&word, &value, sizeof(word));
+  __stcs(reinterpret_cast<Word*>(to), word);
+}
 
 template <typename Integer>
 FASTRPN_HD Integer ceil_div(Integer a, Integer b) {

@@ -48,6 +48,12 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
 struct alignas(8) uint2 {
   unsigned x, y;
 };
@@ -240,6 +246,10 @@ T atomicCAS(T* address, std::common_type_t<T> compare, std::common_type_t<T> val
 template <typename T>
 T __ldg(const T* address) {
   return *address;
+}
+template <typename T>
+void __stcs(T* address, T value) {
+  memcpy(static_cast<void*>(address), &value, sizeof(T));
 }
 inline void __threadfence() {}
 inline void __threadfence_block() {}

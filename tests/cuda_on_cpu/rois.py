@@ -2,6 +2,9 @@
 
 import torch
 
+# RoIs and channels for which a forward block has slices of 32, 16 and 8 packs, and for fewer packs.
+FORWARD_BLOCKS = [(520, 140), (300, 200), (9, 140), (5, 12)]
+
 
 def random_rois(count: int, batch: int, dtype: torch.dtype) -> torch.Tensor:
     """RoIs of all sizes on maps of 16 x 20 cells at scale 1/4, some partly or wholly outside."""

@@ -39,7 +39,7 @@ def match_request():
     return "match_anchors", {**inputs, "high": 0.6, "low": 0.3, "allow_low_quality": True}
 
 
-def roi_request(op, backward, channels_last, dtype=torch.float32, batch=1):
+def roi_request(op, backward, channels_last, dtype=torch.float32, batch=1, sampling_ratio=2):
     sizes = {"batch": batch, "channels": 4, "pooled_height": 2, "pooled_width": 2}
     rois = torch.tensor([[0.0, 1, 1, 20, 20], [0, 5, 3, 30, 11]])
     request = sizes | {"rois": rois, "channels_last": channels_last}
@@ -49,7 +49,8 @@ def roi_request(op, backward, channels_last, dtype=torch.float32, batch=1):
         request |= {"argmax": winners.int() if backward else 1}
     else:
         request |= {"heights": torch.tensor([8]), "widths": torch.tensor([9])}
-        request |= {"scales": torch.tensor([0.25]).double(), "sampling_ratio": 2, "aligned": 1}
+        request |= {"scales": torch.tensor([0.25]).double(), "aligned": 1}
+        request |= {"sampling_ratio": sampling_ratio}
     tensor = torch.randn(32 if backward else batch * 4 * 8 * 9, generator=torch.manual_seed(0)).to(
         dtype
     )
@@ -81,8 +82,13 @@ REQUESTS = {
     "roi_pool in place": (roi_request("roi_pool", False, True), 1 + 2, 3),
     "roi_pool backward": (roi_request("roi_pool", True, False, torch.float16), 1 + 2, 1),
     "roi_pool backward of images": (roi_request("roi_pool", True, False, batch=2), 1 + 3, 1),
-    "roi_align": (roi_request("roi_align", False, False), 1 + 2, 8),
-    "roi_align in place": (roi_request("roi_align", False, True), 1 + 2, 6),
+    "roi_align": (roi_request("roi_align", False, False), 1 + 1, 8),
+    "roi_align in place": (roi_request("roi_align", False, True), 1 + 1, 6),
+    "roi_align of many samples": (
+        roi_request("roi_align", False, True, sampling_ratio=0),
+        1 + 2,
+        6,
+    ),
     "roi_align backward": (roi_request("roi_align", True, False, torch.float16), 1 + 2, 8),
     "roi_align backward of images": (roi_request("roi_align", True, False, batch=2), 1 + 3, 8),
 }

@@ -7,7 +7,7 @@ import torchvision
 from fastrpn import ops
 
 from . import harness
-from .rois import random_rois, raw
+from .rois import FORWARD_BLOCKS, random_rois, raw
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -157,6 +157,30 @@ def test_blocks_with_tiles_of_four_and_eight_warps(batch, dtype, layout):
     run_both(levels, rois, torch.arange(90) % 2, **options, with_torchvision=False)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("count, channels", FORWARD_BLOCKS)
+def test_forward_blocks_with_slices_of_channels(count, channels, layout):
+    """Slices of 32, 16 and 8 packs, the last one not full."""
+    features = random_features((1, channels, 9, 9), torch.float32, layout)
+    options = {"output_size": (2, 1), "seeds": 1, "with_torchvision": False}
+    run_both([features], random_rois(count, 1, torch.float32), **options)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_more_bins_than_a_forward_block_has_threads(layout):
+    features = random_features((1, 12, 30, 30), torch.float32, layout)
+    run_both([features], random_rois(4, 1, torch.float32), output_size=(17, 19), seeds=1)
+
+
+@pytest.mark.parametrize("sampling_ratio", [204, 205])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_taps_that_just_fit_a_block_and_that_do_not(sampling_ratio, layout):
+    """Of 3 + 2 bins with 408 taps of 8 bytes and a count of 4 each: 16,340 of 16,384 bytes."""
+    features = random_features((1, 4, 50, 50), torch.float32, layout)
+    rois = torch.tensor([[0.0, 3, 3, 170, 190], [0, 180, 190, 11, 20], [0, -400, -300, 700, 800]])
+    run_both([features], rois, sampling_ratio=sampling_ratio, with_torchvision=False)
+
+
 def test_memory_that_is_not_16_byte_aligned():
     features = random_features((1, 8, 16, 20), torch.float32, torch.channels_last)
     run_both([features], random_rois(6, 1, torch.float32), seeds=1, misalign=1)
@@ -248,9 +272,12 @@ def test_sizes_that_no_grid_can_have_are_refused():
     one = {"heights": torch.tensor([1]), "widths": torch.tensor([1]), "channels": 1, "batch": 1}
     one |= {"scales": torch.ones(1, dtype=torch.float64), "sampling_ratio": 2, "aligned": 1}
     one |= {"rois": torch.zeros(1, 5), "channels_last": 0, "pooled_height": 1, "pooled_width": 1}
-    large = one | {"pooled_height": 4095, "pooled_width": 4097}
-    with pytest.raises(harness.HarnessError, match="more than 16776960 outputs for a RoI"):
+    large = one | {"pooled_height": 4096, "pooled_width": 4097}
+    with pytest.raises(harness.HarnessError, match="more than 2\\^24 bins of a RoI"):
         harness.run("roi_align", features0=torch.zeros(1).half(), **large)
+    wide = one | {"channels": 2_097_121}
+    with pytest.raises(harness.HarnessError, match="more than 2097120 channels"):
+        harness.run("roi_align", features0=torch.zeros(2_097_121).half(), **wide)
     many = one | {"batch": 65_536}
     with pytest.raises(harness.HarnessError, match="more than 65535 images"):
         harness.run("roi_align", grad_output=torch.zeros(1).half(), **many)

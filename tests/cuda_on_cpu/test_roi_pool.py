@@ -6,7 +6,7 @@ import torch
 from fastrpn import ops  # noqa: F401  (registers torch.ops.fastrpn)
 
 from . import harness
-from .rois import random_rois, raw
+from .rois import FORWARD_BLOCKS, random_rois, raw
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -63,6 +63,20 @@ def test_equals_the_cpu(dtype, layout):
 def test_channels_that_fill_no_pack_or_block(layout):
     features = random_features((1, 131, 9, 9), torch.float32, layout)
     run_both(features, random_rois(5, 1, torch.float32), output_size=(1, 2), seeds=1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("count, channels", FORWARD_BLOCKS)
+def test_forward_blocks_with_slices_of_channels(count, channels, layout):
+    """Slices of 32, 16 and 8 packs, the last one not full."""
+    features = random_features((1, channels, 9, 9), torch.float32, layout)
+    run_both(features, random_rois(count, 1, torch.float32), output_size=(2, 1), seeds=1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_more_bins_than_a_forward_block_has_threads(layout):
+    features = random_features((1, 12, 30, 30), torch.float32, layout)
+    run_both(features, random_rois(4, 1, torch.float32), output_size=(17, 19), seeds=1)
 
 
 def test_memory_that_is_not_16_byte_aligned():
@@ -136,9 +150,12 @@ def test_sizes_that_no_grid_can_have_are_refused():
     """A grid has at most 65,535 blocks in y and in z."""
     one = {"height": 1, "width": 1, "channels": 1, "batch": 1, "spatial_scale": 1}
     one |= {"rois": torch.zeros(1, 5), "channels_last": 0, "pooled_height": 1, "pooled_width": 1}
-    large = one | {"pooled_height": 4095, "pooled_width": 4097}
-    with pytest.raises(harness.HarnessError, match="more than 16776960 outputs for a RoI"):
+    large = one | {"pooled_height": 4096, "pooled_width": 4097}
+    with pytest.raises(harness.HarnessError, match="more than 2\\^24 bins of a RoI"):
         harness.run("roi_pool", features=torch.zeros(1).half(), **large)
+    wide = one | {"channels": 2_097_121}
+    with pytest.raises(harness.HarnessError, match="more than 2097120 channels"):
+        harness.run("roi_pool", features=torch.zeros(2_097_121).half(), **wide)
     grad = {"grad_output": torch.zeros(1).half(), "argmax": torch.zeros(1, dtype=torch.int32)}
     with pytest.raises(harness.HarnessError, match="more than 65535 images"):
         harness.run("roi_pool", **grad, **one | {"batch": 65_536})

@@ -18,8 +18,7 @@ class AlignPlan {
         region_of_(args.num_rois),
         taps_before_(args.num_rois + 1),
         first_(args.num_rois * firsts()),
-        cell_(count_taps()),
-        weight_(taps_before_[args.num_rois]) {
+        tap_(count_taps()) {
     parallel_for(args.num_rois, 64, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {
         if (map_of_[n] >= 0) fill(n);
@@ -43,9 +42,7 @@ class AlignPlan {
     return {args_.channels, args_.pooled_height * args_.pooled_width, args_.channels_last};
   }
 
-  AxisTaps<T> rows(int64_t n) const {
-    return {first_.data() + n * firsts(), cell_.data() + taps_before_[n], weight_.data() + taps_before_[n]};
-  }
+  AxisTaps<T> rows(int64_t n) const { return {first_.data() + n * firsts(), tap_.data() + taps_before_[n]}; }
   AxisTaps<T> columns(int64_t n) const {
     // Behind the rows' taps; both count from the RoI's first.
     AxisTaps<T> taps = rows(n);
@@ -95,8 +92,7 @@ class AlignPlan {
   void fill(int64_t n) {
     const RoiAlignLevel& level = level_of(map_of_[n]);
     const AlignAxis<T> y = row_axis(n), x = column_axis(n);
-    AxisTapsOutput<T> taps = {first_.data() + n * firsts(), cell_.data() + taps_before_[n],
-                              weight_.data() + taps_before_[n]};
+    AxisTapsOutput<T> taps = {first_.data() + n * firsts(), tap_.data() + taps_before_[n]};
     const TapSpan rows = add_samples(y, args_.pooled_height, level.height, sample_weight(y, x), 0, taps);
     const int32_t num_rows = taps.first[args_.pooled_height];
     taps.first += args_.pooled_height + 1;
@@ -111,8 +107,7 @@ class AlignPlan {
   Buffer<CellBox> region_of_;
   Buffer<int64_t> taps_before_;
   Buffer<int32_t> first_;
-  Buffer<int32_t> cell_;
-  Buffer<T> weight_;
+  Buffer<Tap<T>> tap_;
 };
 
 }  // namespace

@@ -16,16 +16,19 @@ namespace {
 template <typename T>
 void add_bins(const T* grad, AxisTaps<T> rows, AxisTaps<T> columns, const RoiAlignArgs& args, Cells<T> sums) {
   for (int64_t ph = 0; ph < args.pooled_height; ++ph) {
+    const Tap<T>* const last_row = rows.end(ph);
     for (int64_t pw = 0; pw < args.pooled_width; ++pw, grad += kBlock) {
-      for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
-        const int64_t row = sums.start + rows.cell[r] * sums.row;
+      const Tap<T>*const first = columns.begin(pw), *const last = columns.end(pw);
+      for (const Tap<T>* r = rows.begin(ph); r < last_row; ++r) {
+        const int64_t row = sums.start + r->cell * sums.row;
         Vec<T> weighted[kVectors<T>];
-        for (int k = 0; k < kVectors<T>; ++k) weighted[k] = load(grad + k * kLanes<T>) * rows.weight[r];
-        for (int32_t c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
-          T* cell = sums.memory + (row + columns.cell[c] * sums.cell);
+        for (int k = 0; k < kVectors<T>; ++k) weighted[k] = load(grad + k * kLanes<T>) * r->weight;
+        for (const Tap<T>* c = first; c < last; ++c) {
+          T* cell = sums.memory + (row + c->cell * sums.cell);
+          const T weight = c->weight;  // before the sums are written, which might be it
           for (int k = 0; k < kVectors<T>; ++k) {
             T* to = cell + k * kLanes<T>;
-            store<T>(load(to) + weighted[k] * columns.weight[c], to);
+            store<T>(load(to) + weighted[k] * weight, to);
           }
         }
       }
@@ -102,10 +105,10 @@ struct BackwardCall {
       const Stored* from = grad(n, channel);
       for (int64_t ph = 0; ph < args.forward.pooled_height; ++ph) {
         for (int64_t pw = 0; pw < args.forward.pooled_width; ++pw, from += pooled.bin_stride()) {
-          for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
-            const T weighted = widen(*from) * rows.weight[r];
-            for (int32_t c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
-              *sums.at(rows.cell[r], columns.cell[c]) += weighted * columns.weight[c];
+          for (const Tap<T>* r = rows.begin(ph); r < rows.end(ph); ++r) {
+            const T weighted = widen(*from) * r->weight;
+            for (const Tap<T>* c = columns.begin(pw); c < columns.end(pw); ++c) {
+              *sums.at(r->cell, c->cell) += weighted * c->weight;
             }
           }
         }

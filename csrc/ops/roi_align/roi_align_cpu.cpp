@@ -16,22 +16,22 @@
 namespace fastrpn::FASTRPN_SIMD_LEVEL {
 namespace {
 
-// A bin for kCount vectors of channels: its rows of cells [rows.first[ph], rows.first[ph + 1]), likewise
-// columns.
+// A bin for kCount vectors of channels.
 template <int kCount, typename T, typename Stored>
 FASTRPN_HOST void align_bin(Cells<const Stored> cells, AxisTaps<T> rows, int64_t ph, AxisTaps<T> columns,
                             int64_t pw, Stored* output) {
   Vec<T> sum[kCount] = {};
-  for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
-    const int64_t row = cells.start + rows.cell[r] * cells.row;
+  const Tap<T>*const last_row = rows.end(ph), *const first = columns.begin(pw), *const last = columns.end(pw);
+  for (const Tap<T>* r = rows.begin(ph); r < last_row; ++r) {
+    const int64_t row = cells.start + r->cell * cells.row;
     Vec<T> row_sum[kCount] = {};
-    for (int32_t c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
-      const Stored* cell = cells.memory + (row + columns.cell[c] * cells.cell);
+    for (const Tap<T>* c = first; c < last; ++c) {
+      const Stored* cell = cells.memory + (row + c->cell * cells.cell);
       Vec<T> values[kCount];
       load_widened(cell, values);
-      for (int k = 0; k < kCount; ++k) row_sum[k] += values[k] * columns.weight[c];
+      for (int k = 0; k < kCount; ++k) row_sum[k] += values[k] * c->weight;
     }
-    for (int k = 0; k < kCount; ++k) sum[k] += row_sum[k] * rows.weight[r];
+    for (int k = 0; k < kCount; ++k) sum[k] += row_sum[k] * r->weight;
   }
   store_rounded(sum, output);
 }
@@ -62,12 +62,12 @@ void align_plainly(Cells<const Stored> cells, AxisTaps<T> rows, AxisTaps<T> colu
   for (int64_t ph = 0; ph < args.pooled_height; ++ph) {
     for (int64_t pw = 0; pw < args.pooled_width; ++pw, output += stride) {
       T sum = 0;
-      for (int32_t r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
+      for (const Tap<T>* r = rows.begin(ph); r < rows.end(ph); ++r) {
         T row_sum = 0;
-        for (int32_t c = columns.first[pw]; c < columns.first[pw + 1]; ++c) {
-          row_sum += widen(*cells.at(rows.cell[r], columns.cell[c])) * columns.weight[c];
+        for (const Tap<T>* c = columns.begin(pw); c < columns.end(pw); ++c) {
+          row_sum += widen(*cells.at(r->cell, c->cell)) * c->weight;
         }
-        sum += row_sum * rows.weight[r];
+        sum += row_sum * r->weight;
       }
       *output = narrow<Stored>(sum);
     }

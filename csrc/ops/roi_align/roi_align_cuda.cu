@@ -1,9 +1,7 @@
 // roi_align on CUDA, forward and backward, over one map or the levels of a pyramid.
 //
-// taps: which cells every bin reads, with what weights (taps_cuda.h).
-// forward: a block pools one RoI, a thread one bin for one pack of channels. Channels last: a pack is 16
-//   bytes, neighbouring threads take neighbouring packs and a warp reads whole lines. NCHW: a pack is a few
-//   planes, neighbouring threads take neighbouring bins. Cost: every cell of every bin's taps is read once.
+// forward: as cuda/roi_forward.h says. A block finds the taps of its RoI first, or one kernel those of all
+//   RoIs before (taps_cuda.h). Cost: every cell of every bin's taps is read once.
 // backward: as cuda/gradient_stage.h says, over the tiles of all levels at once; a RoI gives a cell the
 //   gradients of the bins that read it, times their weights. Sums are in registers.
 //
@@ -11,56 +9,34 @@
 // rounded once. Equal to the CPU kernels bit for bit; they differ from torchvision's, which adds sample by
 // sample, by rounding alone.
 #include "cuda/gradient_stage.h"
+#include "ops/roi_align/bins_cuda.h"
 #include "ops/roi_align/roi_align.h"
 #include "ops/roi_align/taps_cuda.h"
 
 namespace fastrpn {
 namespace {
 
-constexpr int kThreads = 256;
-
-// grid: x over RoIs, y over (bin, pack of channels); in the order of the output.
+// The block finds its RoI's taps.
 template <typename T, int kPack, bool kChannelsLast>
-__global__ void __launch_bounds__(kThreads)
-    roi_align_forward_kernel(RoiAlignArgs args, TapTable<compute_t<T>> taps) {
+__global__ void __launch_bounds__(kForwardThreads, kForwardBlocksAtOnce)
+    roi_align_forward_kernel(RoiAlignArgs args, int slice) {
   using C = compute_t<T>;
-  const int64_t n = blockIdx.x;
-  const int bins = taps.bins.pooled_height * taps.bins.pooled_width;
-  const int packs = int(args.channels) / kPack;
-  const int item = int(blockIdx.y) * kThreads + int(threadIdx.x);
-  if (item >= packs * bins) return;
-  const int bin = kChannelsLast ? item / packs : item % bins;
-  const int64_t channel = (kChannelsLast ? item % packs : item / bins) * kPack;
+  FASTRPN_DYNAMIC_SHARED(Tap<C>, taps);
+  const int rows = int(args.pooled_height), bins = rows + int(args.pooled_width);
+  const int most = 2 * int(args.sampling_ratio);
+  const BlockTaps<C> block = {taps, reinterpret_cast<int*>(taps + bins * most), most};
+  const PlacedRoi<C> roi(args, blockIdx.x);
+  if (roi.map >= 0) find_block_taps(args, roi, block);
+  __syncthreads();
+  align_bins<kPack, kChannelsLast, T>(args, slice, roi.map, block, block.behind(rows));
+}
 
-  C sum[kPack] = {};
-  const int map = taps.bins.map[n];
-  if (map >= 0) {
-    const int batch = int(args.batch);
-    const RoiAlignLevel& level = args.levels[map / batch];
-    const int64_t cell_stride = kChannelsLast ? args.channels : 1;
-    const int64_t plane = level.height * level.width;
-    const T* features = static_cast<const T*>(level.features) + map % batch * args.channels * plane +
-                        channel * (kChannelsLast ? 1 : plane);
-    const AxisTaps<C> rows = taps.rows(n), columns = taps.columns(n);
-    const int ph = bin / taps.bins.pooled_width, pw = bin % taps.bins.pooled_width;
-    const int first_column = columns.first[pw], last_column = columns.first[pw + 1];
-    for (int r = rows.first[ph]; r < rows.first[ph + 1]; ++r) {
-      const T* row = features + rows.cell[r] * level.width * cell_stride;
-      C row_sum[kPack] = {};
-      for (int c = first_column; c < last_column; ++c) {
-        const T* cell = row + columns.cell[c] * cell_stride;
-        const auto pack = load_channels<kPack, kChannelsLast>(cell, plane);
-        const C weight = columns.weight[c];
-        for (int k = 0; k < kPack; ++k) row_sum[k] += widen(pack.values[k]) * weight;
-      }
-      for (int k = 0; k < kPack; ++k) sum[k] += row_sum[k] * rows.weight[r];
-    }
-  }
-  Pack<T, kPack> output;
-  for (int k = 0; k < kPack; ++k) output.values[k] = narrow<T>(sum[k]);
-  const int64_t to =
-      kChannelsLast ? (n * (packs * bins) + item) * kPack : n * (packs * kPack * bins) + channel * bins + bin;
-  store_channels<kPack, kChannelsLast>(output, static_cast<T*>(args.output) + to, bins);
+// They are in the table.
+template <typename T, int kPack, bool kChannelsLast>
+__global__ void __launch_bounds__(kForwardThreads, kForwardBlocksAtOnce)
+    roi_align_table_kernel(RoiAlignArgs args, int slice, TapTable<compute_t<T>> table) {
+  const int64_t n = blockIdx.x;
+  align_bins<kPack, kChannelsLast, T>(args, slice, table.bins.map[n], table.rows(n), table.columns(n));
 }
 
 // A staged bin: the weights of its taps in the block's tile, for the rows and columns of which there is one.
@@ -85,11 +61,12 @@ struct AlignSource {
   // The weights of a bin by cell of the tile, which begins at `low`; returns which cells have one.
   static __device__ unsigned spread(const AxisTaps<C>& axis, int bin, int low, int size, C* weight) {
     unsigned found = 0;
-    for (int k = axis.first[bin]; k < axis.first[bin + 1]; ++k) {
-      const int at = axis.cell[k] - low;
+    const Tap<C>* const end = axis.end(bin);
+    for (const Tap<C>* tap = axis.begin(bin); tap < end; ++tap) {
+      const int at = tap->cell - low;
       if (unsigned(at) >= unsigned(size)) continue;
       found |= 1u << at;
-      weight[at] = axis.weight[k];
+      weight[at] = tap->weight;
     }
     return found;
   }
@@ -168,11 +145,19 @@ __global__ void __launch_bounds__(32 * kMostWarps, kBlocksAtOnce<compute_t<T>>)
 }
 
 template <typename T, int kPack, bool kChannelsLast>
-Status launch_roi_align_forward(const RoiAlignArgs& args, const TapTable<compute_t<T>>& taps, Stream stream) {
-  const int64_t items = args.channels / kPack * args.pooled_height * args.pooled_width;
-  const dim3 grid(unsigned(args.num_rois), unsigned(ceil_div(items, int64_t(kThreads))));
-  return FASTRPN_LAUNCH((roi_align_forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args,
-                        taps);
+Status launch_roi_align_forward(const RoiAlignArgs& args, void* workspace, Stream stream) {
+  using C = compute_t<T>;
+  const RoiBlocks blocks =
+      roi_blocks(args.num_rois, args.channels / kPack, args.pooled_height * args.pooled_width, kChannelsLast);
+  if (const int64_t bytes = block_taps_bytes<C>(args); bytes > 0) {
+    return FASTRPN_LAUNCH((roi_align_forward_kernel<T, kPack, kChannelsLast>), blocks.grid, blocks.block,
+                          size_t(bytes), stream, args, blocks.slice);
+  }
+  WorkspaceCursor cursor(workspace);
+  const auto table = lay_out_taps<C>(args, cursor);
+  FASTRPN_TRY(launch_roi_align_taps(args, table, stream));
+  return FASTRPN_LAUNCH((roi_align_table_kernel<T, kPack, kChannelsLast>), blocks.grid, blocks.block, 0,
+                        stream, args, blocks.slice, table);
 }
 
 LevelTiles tiles_of_levels(const RoiAlignArgs& forward, TileShape shape) {
@@ -214,29 +199,26 @@ BinTable lay_out_plan(const RoiAlignArgs& args, WorkspaceCursor& cursor) {
 }  // namespace
 
 size_t roi_align_workspace_bytes(const RoiAlignArgs& args) {
+  const bool is_double = args.dtype == DType::float64;
+  if ((is_double ? block_taps_bytes<double>(args) : block_taps_bytes<float>(args)) > 0) return 0;
   WorkspaceCursor cursor(nullptr);
   lay_out_plan(args, cursor);
   return cursor.bytes();
 }
 
 Status roi_align_cuda(const RoiAlignArgs& args, void* workspace, Stream stream) {
-  const int64_t roi_size = args.channels * args.pooled_height * args.pooled_width;
-  if (args.num_rois * roi_size == 0) return nullptr;
-  if (args.num_rois > kMaxGridX) return "roi_align: 2^31 RoIs or more";
-  if (ceil_div(roi_size, int64_t(kThreads)) > kMaxGridYZ)
-    return "roi_align: more than 16776960 outputs for a RoI";
+  if (args.num_rois * args.channels * args.pooled_height * args.pooled_width == 0) return nullptr;
+  FASTRPN_TRY(roi_limits(args.channels, args.num_rois, args.pooled_height, args.pooled_width));
   return dispatch(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     constexpr int kPack = 16 / sizeof(T);
-    WorkspaceCursor cursor(workspace);
-    const auto taps = lay_out_taps<compute_t<T>>(args, cursor);
-    FASTRPN_TRY(launch_roi_align_taps(args, taps, stream));
     if (!args.channels_last) {
-      return args.channels % kPlanes == 0 ? launch_roi_align_forward<T, kPlanes, false>(args, taps, stream)
-                                          : launch_roi_align_forward<T, 1, false>(args, taps, stream);
+      return args.channels % kPlanes == 0
+                 ? launch_roi_align_forward<T, kPlanes, false>(args, workspace, stream)
+                 : launch_roi_align_forward<T, 1, false>(args, workspace, stream);
     }
-    return is_packable(args, kPack) ? launch_roi_align_forward<T, kPack, true>(args, taps, stream)
-                                    : launch_roi_align_forward<T, 1, true>(args, taps, stream);
+    return is_packable(args, kPack) ? launch_roi_align_forward<T, kPack, true>(args, workspace, stream)
+                                    : launch_roi_align_forward<T, 1, true>(args, workspace, stream);
   });
 }
 

@@ -1,83 +1,95 @@
 // roi_pool on CUDA, forward and backward.
 //
 // plan: the borders of every RoI's bins (plan_cuda.h).
-// forward: a block pools one RoI, a thread one bin for one pack of channels. Channels last: a pack is 16
-//   bytes, neighbouring threads take neighbouring packs and a warp reads whole lines. NCHW: a pack is a few
-//   planes, neighbouring threads take neighbouring bins, which share cache lines.
-//   Cost: every cell of every bin is read once.
+// forward: as cuda/roi_forward.h says. Cost: every cell of every bin is read once.
 // backward: as cuda/gradient_stage.h says; a RoI gives a cell the gradients of the bins whose maximum it is.
 //   With the gradients the cells are staged in which the maxima lie, a byte each; sums are in shared memory.
 //
 // Numerics: maxima are exact; gradients are summed in float (float64: double) and rounded once. Equal to the
 // CPU kernels bit for bit.
 #include "cuda/gradient_stage.h"
+#include "cuda/roi_forward.h"
 #include "ops/roi_pool/plan_cuda.h"
 #include "ops/roi_pool/roi_pool.h"
 
 namespace fastrpn {
 namespace {
 
-constexpr int kThreads = 256;
-
-// grid: x over RoIs, y over (bin, pack of channels); in the order of the output.
-template <typename T, int kPack, bool kChannelsLast>
-__global__ void __launch_bounds__(kThreads) roi_pool_forward_kernel(RoiPoolArgs args, BinTable bins) {
-  using C = compute_t<T>;
-  const int64_t n = blockIdx.x;
-  const int roi_bins = bins.pooled_height * bins.pooled_width;
-  const int packs = int(args.channels) / kPack;
-  const int item = int(blockIdx.y) * kThreads + int(threadIdx.x);
-  if (item >= packs * roi_bins) return;
-  const int bin = kChannelsLast ? item / packs : item % roi_bins;
-  const int64_t channel = (kChannelsLast ? item % packs : item / roi_bins) * kPack;
-
-  const int64_t image = bins.map[n];
-  int y_begin = 0, y_end = 0, x_begin = 0, x_end = 0;  // an empty bin, for a RoI that takes no part
-  if (image >= 0) {
-    const int ph = bin / bins.pooled_width, pw = bin % bins.pooled_width;
-    y_begin = bins.rows(n)[ph], y_end = bins.rows(n)[bins.pooled_height + ph];
-    x_begin = bins.columns(n)[pw], x_end = bins.columns(n)[bins.pooled_width + pw];
-  }
-  const bool empty = y_begin >= y_end || x_begin >= x_end;
-
-  C best[kPack];
-  int32_t at[kPack];
-  for (int k = 0; k < kPack; ++k) {
-    best[k] = empty ? C(0) : C(kLowest<T>);
-    at[k] = -1;
-  }
-  const int64_t cell_stride = kChannelsLast ? args.channels : 1;
-  const int64_t channel_stride = kChannelsLast ? 1 : args.height * args.width;
-  const T* features = static_cast<const T*>(args.features) + channel * channel_stride;
-  if (!empty) features += image * args.channels * args.height * args.width;
-  for (int y = y_begin; y < y_end; ++y) {
-    const T* row = features + y * args.width * cell_stride;
-    unsigned cell = unsigned(y) * unsigned(args.width) + unsigned(x_begin);  // fits where argmax is wanted
-    for (int x = x_begin; x < x_end; ++x, ++cell) {
-      const auto pack = load_channels<kPack, kChannelsLast>(row + x * cell_stride, channel_stride);
-      for (int k = 0; k < kPack; ++k) {
-        const C value = widen(pack.values[k]);
-        if (value > best[k]) {
-          best[k] = value;
-          at[k] = int32_t(cell);
+// The maximum of one bin for kPack channels, and the cell in which it lies first; `features`: of the image,
+// from the first of the channels on. Where an argmax is wanted, cells fit 32 bits.
+template <int kPack, bool kChannelsLast, typename T, typename C>
+__device__ __forceinline__ void pool_bin_of(const T* features, const RoiPoolArgs& args, unsigned cell_bytes,
+                                            const CellSpan& bin, C (&best)[kPack], int32_t (&at)[kPack]) {
+  const int last = bin.x_end - 1;
+  for (int y = bin.y_begin; y < bin.y_end; ++y) {
+    int64_t row = y * args.width * cell_bytes;
+    FASTRPN_OPAQUE(row);  // or the compiler multiplies 64 bits for each cell, not for each row
+    const unsigned first_cell = unsigned(y) * unsigned(args.width);
+#pragma unroll 1
+    for (int x = bin.x_begin; x <= last; x += kCellsAhead) {
+      Pack<T, kPack> packs[kCellsAhead];
+#pragma unroll
+      for (int i = 0; i < kCellsAhead; ++i) {
+        // Loads that wait for no condition are on their way together.
+        const char* cell =
+            reinterpret_cast<const char*>(features) + row + uint64_t(unsigned(min(x + i, last))) * cell_bytes;
+        packs[i] =
+            load_channels<kPack, kChannelsLast>(reinterpret_cast<const T*>(cell), args.height * args.width);
+      }
+#pragma unroll
+      for (int i = 0; i < kCellsAhead; ++i) {
+        for (int k = 0; k < kPack; ++k) {
+          const C value = widen(packs[i].values[k]);
+          if (value > best[k]) {  // not where a cell is looked at again
+            best[k] = value;
+            at[k] = int32_t(first_cell + unsigned(x + i));
+          }
         }
       }
     }
   }
+}
 
-  const int64_t to =
-      n * args.channels * roi_bins + (kChannelsLast ? int64_t(item) * kPack : channel * roi_bins + bin);
-  Pack<T, kPack> output;
-  for (int k = 0; k < kPack; ++k) output.values[k] = narrow<T>(best[k]);
-  store_channels<kPack, kChannelsLast>(output, static_cast<T*>(args.output) + to, roi_bins);
-  if (args.argmax == nullptr) return;
-  constexpr int kStore = kPack < 4 ? kPack : 4;  // 16 bytes, where there are as many
-  for (int k = 0; k < kPack; k += kStore) {
-    Pack<int32_t, kStore> cells;
-    for (int i = 0; i < kStore; ++i) cells.values[i] = at[k + i];
-    int32_t* at_to = args.argmax + to + (kChannelsLast ? k : int64_t(k) * roi_bins);
-    store_channels<kStore, kChannelsLast>(cells, at_to, roi_bins);
-  }
+template <typename T, int kPack, bool kChannelsLast>
+__global__ void __launch_bounds__(kForwardThreads, kForwardBlocksAtOnce)
+    roi_pool_forward_kernel(RoiPoolArgs args, BinTable bins, int slice) {
+  using C = compute_t<T>;
+  const int64_t n = blockIdx.x, image = bins.map[n], plane = args.height * args.width;
+  const int32_t *rows = bins.rows(n), *columns = bins.columns(n);
+  const int roi_bins = bins.pooled_height * bins.pooled_width;
+  const unsigned cell_bytes = (kChannelsLast ? unsigned(args.channels) : 1) * unsigned(sizeof(T));
+  const T* features = static_cast<const T*>(args.features);
+  if (image >= 0) features += image * args.channels * plane;
+  for_bins<kPack, kChannelsLast>(roi_bins, args.channels, slice, [&](int bin, int64_t channel) {
+    CellSpan cells = {};  // none, for a RoI that takes no part
+    if (image >= 0) {
+      const int ph = bin / bins.pooled_width, pw = bin % bins.pooled_width;
+      cells = {rows[ph], rows[bins.pooled_height + ph], columns[pw], columns[bins.pooled_width + pw]};
+    }
+    const bool empty = cells.y_begin >= cells.y_end || cells.x_begin >= cells.x_end;
+    C best[kPack];
+    int32_t at[kPack];
+    for (int k = 0; k < kPack; ++k) {
+      best[k] = empty ? C(0) : C(kLowest<T>);
+      at[k] = -1;
+    }
+    if (!empty) {
+      pool_bin_of<kPack, kChannelsLast>(features + channel * (kChannelsLast ? 1 : plane), args, cell_bytes,
+                                        cells, best, at);
+    }
+    const int64_t to = pooled_at<kChannelsLast>(n, args.channels, roi_bins, channel, bin);
+    Pack<T, kPack> output;
+    for (int k = 0; k < kPack; ++k) output.values[k] = narrow<T>(best[k]);
+    store_channels<kPack, kChannelsLast>(output, static_cast<T*>(args.output) + to, roi_bins);
+    if (args.argmax == nullptr) return;
+    constexpr int kStore = kPack < 4 ? kPack : 4;  // 16 bytes, where there are as many
+    for (int k = 0; k < kPack; k += kStore) {
+      Pack<int32_t, kStore> of_cells;
+      for (int i = 0; i < kStore; ++i) of_cells.values[i] = at[k + i];
+      int32_t* at_to = args.argmax + to + (kChannelsLast ? k : int64_t(k) * roi_bins);
+      store_channels<kStore, kChannelsLast>(of_cells, at_to, roi_bins);
+    }
+  });
 }
 
 // What the RoIs give a tile of an image's map (cuda/gradient_stage.h).
@@ -183,10 +195,10 @@ __global__ void __launch_bounds__(32 * kMostWarps, kBlocksAtOnce<compute_t<T>>)
 
 template <typename T, int kPack, bool kChannelsLast>
 Status launch_roi_pool_forward(const RoiPoolArgs& args, const BinTable& bins, Stream stream) {
-  const int64_t items = args.channels / kPack * args.pooled_height * args.pooled_width;
-  const dim3 grid(unsigned(args.num_rois), unsigned(ceil_div(items, int64_t(kThreads))));
-  return FASTRPN_LAUNCH((roi_pool_forward_kernel<T, kPack, kChannelsLast>), grid, kThreads, 0, stream, args,
-                        bins);
+  const RoiBlocks blocks =
+      roi_blocks(args.num_rois, args.channels / kPack, args.pooled_height * args.pooled_width, kChannelsLast);
+  return FASTRPN_LAUNCH((roi_pool_forward_kernel<T, kPack, kChannelsLast>), blocks.grid, blocks.block, 0,
+                        stream, args, bins, blocks.slice);
 }
 
 template <typename T, bool kChannelsLast>
@@ -210,11 +222,8 @@ size_t roi_pool_workspace_bytes(const RoiPoolArgs& args) {
 }
 
 Status roi_pool_cuda(const RoiPoolArgs& args, void* workspace, Stream stream) {
-  const int64_t roi_size = args.channels * args.pooled_height * args.pooled_width;
-  if (args.num_rois * roi_size == 0) return nullptr;
-  if (args.num_rois > kMaxGridX) return "roi_pool: 2^31 RoIs or more";
-  if (ceil_div(roi_size, int64_t(kThreads)) > kMaxGridYZ)
-    return "roi_pool: more than 16776960 outputs for a RoI";
+  if (args.num_rois * args.channels * args.pooled_height * args.pooled_width == 0) return nullptr;
+  FASTRPN_TRY(roi_limits(args.channels, args.num_rois, args.pooled_height, args.pooled_width));
   WorkspaceCursor cursor(workspace);
   const BinTable bins = lay_out_bins(args, cursor);
   FASTRPN_TRY(launch_roi_pool_plan(args, bins, stream));
