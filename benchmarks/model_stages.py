@@ -69,7 +69,7 @@ def draw(results: dict, path: Path) -> None:
     """A stacked bar of the stages for each detector and size of image."""
     rows = [row for row in results["rows"] if "stages" in row]
     bars = [(row["work"], name, row["stages"][name]) for row in rows for name in row["stages"]]
-    figure, axes = plt.subplots(figsize=(9, 0.6 * len(bars) + 1.6))
+    figure, axes = plt.subplots(figsize=(9, 0.6 * len(bars) + 1.9), layout="constrained")
     left = [0.0] * len(bars)
     for stage, colour in zip(STAGES, COLOURS, strict=True):
         values = [stages[stage] for *_, stages in bars]
@@ -81,9 +81,9 @@ def draw(results: dict, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max(left))
     axes.set_xlabel("milliseconds for an image")
-    axes.set_title(f"ResNet-50 FPN, {results['cpu']}, {results['threads']} threads", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="upper right")  # beside the smallest image's bars
-    figure.tight_layout()
+    title = f"ResNet-50 FPN, {results['cpu']}, {results['threads']} threads"
+    figure.suptitle(title, fontsize=10)
+    figure.legend(frameon=False, fontsize=8, ncols=len(STAGES), loc="outside lower center")
     figure.savefig(path, dpi=DPI)
     plt.close(figure)

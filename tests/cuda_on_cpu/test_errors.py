@@ -58,6 +58,15 @@ def roi_request(op, backward, channels_last, dtype=torch.float32, batch=1, sampl
     return op, request | {"grad_output" if backward else features: tensor}
 
 
+def levels_request(backward):
+    """roi_align of two levels, one RoI on each."""
+    op, request = roi_request("roi_align", backward, True)
+    request |= {"heights": torch.tensor([8, 4]), "widths": torch.tensor([9, 5])}
+    request |= {"scales": torch.tensor([0.25, 0.125]).double()}
+    request |= {"roi_levels": torch.tensor([1, 0], dtype=torch.int32)}
+    return op, request | ({} if backward else {"features1": torch.rand(4 * 4 * 5)})
+
+
 # name: (request, calls on CUDA with the workspace's allocation, allocations on the CPU at least)
 REQUESTS = {
     "box_iou": (("box_iou", {"boxes1": torch.rand(9, 4), "boxes2": torch.rand(70, 4)}), 1, 0),
@@ -91,6 +100,8 @@ REQUESTS = {
     ),
     "roi_align backward": (roi_request("roi_align", True, False, torch.float16), 1 + 2, 8),
     "roi_align backward of images": (roi_request("roi_align", True, False, batch=2), 1 + 3, 8),
+    "roi_align of levels": (levels_request(False), 1 + 1, 6),
+    "roi_align backward of levels": (levels_request(True), 1 + 3, 8),
 }
 
 

@@ -141,6 +141,32 @@ def test_batch_index_out_of_range_gives_zeros():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_backward_of_images_without_rois_and_rois_without_an_image(layout):
+    """Image 2 of four has no RoI; every third RoI has no image, and its gradient goes nowhere."""
+    features = random_features((4, 5, 16, 20), torch.float32, layout)
+    rois = random_rois(60, 4, torch.float32)
+    rois[rois[:, 0] == 2, 0] = 1.0
+    output, argmax = torch.ops.fastrpn.roi_pool_argmax(features, rois, 0.25, 3, 3)
+    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    grad = grad.contiguous(memory_format=layout)
+    bad = torch.arange(len(rois)) % 3 == 0
+    rois[bad, 0] = torch.tensor([-1.0, 4.0, float("nan"), 1e20]).repeat(5)
+    outputs = harness.run(
+        "roi_pool",
+        grad_output=raw(grad),
+        argmax=raw(argmax),
+        rois=rois,
+        **dict(zip(("batch", "channels", "height", "width"), features.shape, strict=True)),
+        **{"pooled_height": 3, "pooled_width": 3, "spatial_scale": 0.25, "seeds": 3},
+        channels_last=layout == torch.channels_last,
+    )
+    grad, argmax = (x[~bad].contiguous(memory_format=layout) for x in (grad, argmax))
+    expected = torch.ops.fastrpn.roi_pool_backward(grad, rois[~bad], argmax, 0.25, *features.shape)
+    assert torch.equal(outputs["grad_features"], raw(expected))
+    assert expected[2].count_nonzero() == 0 and expected.count_nonzero() > 100
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_no_rois(layout):
     features = random_features((1, 4, 8, 8), torch.float32, layout)
     run_both(features, torch.zeros(0, 5), seeds=3)
