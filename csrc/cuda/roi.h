@@ -42,7 +42,7 @@ BinTable lay_out_bins(const Args& args, WorkspaceCursor& cursor) {
 }
 
 constexpr int64_t kMostBins = 1 << 24;  // of a RoI
-constexpr int kChannelsOfBlock = 32;    // at least so many, forward and backward; blocks are y of the grid
+constexpr int kChannelsOfBlock = 32;    // at least, where there are many: blocks are y of the grid
 
 // Why RoIs cannot be pooled, nor their gradients, or null.
 inline Status roi_limits(int64_t channels, int64_t num_rois, int64_t pooled_height, int64_t pooled_width) {
@@ -51,33 +51,6 @@ inline Status roi_limits(int64_t channels, int64_t num_rois, int64_t pooled_heig
     return "more than 2^24 bins of a RoI";
   if (num_rois > kMaxGridX) return "2^31 RoIs or more";
   return nullptr;
-}
-
-// Channels that a thread pools in NCHW: one look at the RoI's plan serves so many loads.
-constexpr int kPlanes = 4;
-
-// Where a thread's kCount channels of a cell or bin lie: side by side, or, in NCHW, each in its plane,
-// `plane` elements apart.
-template <int kCount, bool kChannelsLast, typename T>
-__device__ __forceinline__ Pack<T, kCount> load_channels(const T* from, int64_t plane) {
-  if constexpr (kChannelsLast) {
-    return *reinterpret_cast<const Pack<T, kCount>*>(from);
-  } else {
-    Pack<T, kCount> pack;
-#pragma unroll
-    for (int k = 0; k < kCount; ++k) pack.values[k] = from[k * plane];
-    return pack;
-  }
-}
-
-template <int kCount, bool kChannelsLast, typename T>
-__device__ __forceinline__ void store_channels(const Pack<T, kCount>& pack, T* to, int64_t plane) {
-  if constexpr (kChannelsLast) {
-    store_past_cache(pack, reinterpret_cast<Pack<T, kCount>*>(to));
-  } else {
-#pragma unroll
-    for (int k = 0; k < kCount; ++k) store_past_cache(pack.values[k], to + k * plane);
-  }
 }
 
 }  // namespace fastrpn

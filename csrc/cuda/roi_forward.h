@@ -13,6 +13,7 @@ constexpr int kForwardThreads = 224;  // seven warps: most pooled maps are 7 x 7
 // Of a multiprocessor, at least. So the compiler has 72 registers a thread; unasked, it would rather spill.
 constexpr int kForwardBlocksAtOnce = 4 * 224 / kForwardThreads;
 constexpr int kCellsAhead = 2;  // cells of a bin's row that a thread loads side by side
+constexpr int kPlanes = 4;      // channels of a pack in NCHW: one look at the RoI's plan serves so many loads
 // Packs of a block. Fewer would be too many blocks for the grid, unless there are few RoIs: then there should
 // be kForwardBlocks, eight a multiprocessor, and at least 128 bytes, channels last, of a block: a line.
 constexpr int kSlice = 32;
@@ -45,6 +46,46 @@ __device__ __forceinline__ void for_bins(int bins, int64_t channels, int slice, 
     for (int x = threadIdx.x; x < fast; x += blockDim.x) {
       visit(kChannelsLast ? y : x, int64_t(first + (kChannelsLast ? x : y)) * kPack);
     }
+  }
+}
+
+// From a cell to the next, in bytes.
+template <typename T, bool kChannelsLast>
+__device__ __forceinline__ unsigned bytes_of_cell(int64_t channels) {
+  return (kChannelsLast ? unsigned(channels) : 1) * unsigned(sizeof(T));
+}
+
+// Where a row of cells lies, in bytes.
+__device__ __forceinline__ int64_t bytes_before_row(int y, int64_t width, unsigned cell_bytes) {
+  int64_t bytes = y * width * cell_bytes;
+  FASTRPN_OPAQUE(bytes);  // or the compiler multiplies 64 bits for each cell, not for each row
+  return bytes;
+}
+
+// kCount channels of cell `x` of a row: side by side, or, in NCHW, each in its plane, `plane` elements apart.
+template <int kCount, bool kChannelsLast, typename T>
+__device__ __forceinline__ Pack<T, kCount> load_channels(const T* features, int64_t row, int x,
+                                                         unsigned cell_bytes, int64_t plane) {
+  const char* bytes = reinterpret_cast<const char*>(features) + row + uint64_t(unsigned(x)) * cell_bytes;
+  const T* cell = reinterpret_cast<const T*>(bytes);
+  if constexpr (kChannelsLast) {
+    return *reinterpret_cast<const Pack<T, kCount>*>(cell);
+  } else {
+    Pack<T, kCount> pack;
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) pack.values[k] = cell[k * plane];
+    return pack;
+  }
+}
+
+// Stores kCount channels of a bin; in NCHW they are `bins` elements apart.
+template <int kCount, bool kChannelsLast, typename T>
+__device__ __forceinline__ void store_channels(const Pack<T, kCount>& pack, T* to, int64_t bins) {
+  if constexpr (kChannelsLast) {
+    store_past_cache(pack, reinterpret_cast<Pack<T, kCount>*>(to));
+  } else {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) store_past_cache(pack.values[k], to + k * bins);
   }
 }
 

@@ -222,6 +222,16 @@ def test_bad_rois_give_zeros_and_no_gradient():
     harness.run("roi_align", features0=raw(features), rois=rois, **common)
 
 
+def test_rois_of_no_image_give_zeros():
+    sizes = {"heights": torch.tensor([8]), "widths": torch.tensor([9]), "batch": 0, "channels": 4}
+    sizes |= {"pooled_height": 2, "pooled_width": 2, "scales": torch.ones(1, dtype=torch.float64)}
+    options = {"aligned": 1, "channels_last": 1, "rois": torch.tensor([[0.0, 1, 1, 5, 5]])}
+    for sampling_ratio in (2, 0):
+        options["sampling_ratio"] = sampling_ratio
+        found = harness.run("roi_align", features0=torch.zeros(0), **sizes, **options)
+        assert torch.equal(found["output"], torch.zeros(16))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_no_rois(layout):
     features = random_features((1, 4, 8, 8), torch.float32, layout)

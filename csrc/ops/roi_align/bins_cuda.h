@@ -15,8 +15,7 @@ __device__ __forceinline__ void align_bin(const T* features, const RoiAlignLevel
   const Tap<C>*const last_row = rows.end(ph), *const first = columns.begin(pw),
                      *const last = columns.end(pw) - 1;
   for (const Tap<C>* r = rows.begin(ph); r < last_row; ++r) {
-    int64_t row = r->cell * level.width * cell_bytes;
-    FASTRPN_OPAQUE(row);  // or the compiler multiplies 64 bits for each cell, not for each row
+    const int64_t row = bytes_before_row(r->cell, level.width, cell_bytes);
     C row_sum[kPack] = {};
 #pragma unroll 1
     for (const Tap<C>* c = first; c <= last; c += kCellsAhead) {
@@ -27,10 +26,8 @@ __device__ __forceinline__ void align_bin(const T* features, const RoiAlignLevel
         // Loads that wait for no condition are on their way together.
         const Tap<C> tap = *(c + i < last ? c + i : last);
         weight[i] = tap.weight;
-        const char* cell =
-            reinterpret_cast<const char*>(features) + row + uint64_t(unsigned(tap.cell)) * cell_bytes;
-        packs[i] =
-            load_channels<kPack, kChannelsLast>(reinterpret_cast<const T*>(cell), level.height * level.width);
+        packs[i] = load_channels<kPack, kChannelsLast>(features, row, tap.cell, cell_bytes,
+                                                       level.height * level.width);
       }
 #pragma unroll
       for (int i = 0; i < kCellsAhead; ++i) {
@@ -59,7 +56,7 @@ __device__ __forceinline__ void align_bins(const RoiAlignArgs& args, int slice, 
   const int64_t plane = level.height * level.width;
   const T* image = static_cast<const T*>(level.features);
   if (map >= 0) image += map % batch * args.channels * plane;
-  const unsigned cell_bytes = (kChannelsLast ? unsigned(args.channels) : 1) * unsigned(sizeof(T));
+  const unsigned cell_bytes = bytes_of_cell<T, kChannelsLast>(args.channels);
   for_bins<kPack, kChannelsLast>(bins, args.channels, slice, [&](int bin, int64_t channel) {
     C sum[kPack] = {};
     if (map >= 0) {

@@ -22,8 +22,7 @@ __device__ __forceinline__ void pool_bin_of(const T* features, const RoiPoolArgs
                                             const CellSpan& bin, C (&best)[kPack], int32_t (&at)[kPack]) {
   const int last = bin.x_end - 1;
   for (int y = bin.y_begin; y < bin.y_end; ++y) {
-    int64_t row = y * args.width * cell_bytes;
-    FASTRPN_OPAQUE(row);  // or the compiler multiplies 64 bits for each cell, not for each row
+    const int64_t row = bytes_before_row(y, args.width, cell_bytes);
     const unsigned first_cell = unsigned(y) * unsigned(args.width);
 #pragma unroll 1
     for (int x = bin.x_begin; x <= last; x += kCellsAhead) {
@@ -31,10 +30,8 @@ __device__ __forceinline__ void pool_bin_of(const T* features, const RoiPoolArgs
 #pragma unroll
       for (int i = 0; i < kCellsAhead; ++i) {
         // Loads that wait for no condition are on their way together.
-        const char* cell =
-            reinterpret_cast<const char*>(features) + row + uint64_t(unsigned(min(x + i, last))) * cell_bytes;
-        packs[i] =
-            load_channels<kPack, kChannelsLast>(reinterpret_cast<const T*>(cell), args.height * args.width);
+        packs[i] = load_channels<kPack, kChannelsLast>(features, row, min(x + i, last), cell_bytes,
+                                                       args.height * args.width);
       }
 #pragma unroll
       for (int i = 0; i < kCellsAhead; ++i) {
@@ -57,7 +54,7 @@ __global__ void __launch_bounds__(kForwardThreads, kForwardBlocksAtOnce)
   const int64_t n = blockIdx.x, image = bins.map[n], plane = args.height * args.width;
   const int32_t *rows = bins.rows(n), *columns = bins.columns(n);
   const int roi_bins = bins.pooled_height * bins.pooled_width;
-  const unsigned cell_bytes = (kChannelsLast ? unsigned(args.channels) : 1) * unsigned(sizeof(T));
+  const unsigned cell_bytes = bytes_of_cell<T, kChannelsLast>(args.channels);
   const T* features = static_cast<const T*>(args.features);
   if (image >= 0) features += image * args.channels * plane;
   for_bins<kPack, kChannelsLast>(roi_bins, args.channels, slice, [&](int bin, int64_t channel) {
